@@ -1,0 +1,136 @@
+"""Frozen dataclasses to plain values and back, with errors that name the field and what it may hold."""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from ringmoe.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def to_dict(value: Any) -> Any:
+    """Dataclasses, tuples and paths as plain values that JSON and YAML can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_dict(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): to_dict(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dict(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
+    """Builds the dataclass ``cls`` from plain values.
+
+    Args:
+        cls: A dataclass.
+        values: Field names to plain values; nested dataclasses as mappings, tuples as lists.
+        where: What is being read, for messages.
+
+    Raises:
+        ConfigError: Unknown or missing field, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            near = get_close_matches(name, hints, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(hints)}"
+            raise ConfigError(f"{where or cls.__name__}: no setting {name!r}{hint}")
+    known = {name: _convert(hints[name], value, f"{where}.{name}" if where else name) for name, value in values.items()}
+    try:
+        return cls(**known)
+    except TypeError as error:
+        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return values
+
+
+def to_yaml(value: Any) -> str:
+    """A dataclass as YAML text in the order of its fields."""
+    return yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the type that ``hint`` asks for."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where} is {value!r}; it may be {', '.join(repr(a) for a in arguments)}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is {value!r}; expected a mapping")
+        return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(
+                f"{where} is {value!r}; expected a mapping with {', '.join(f.name for f in fields(hint))}"
+            )
+        return from_dict(hint, value, where=where)
+    return _convert_plain(hint, value, where)
+
+
+def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    errors = []
+    for argument in arguments:
+        if argument is type(None):
+            continue
+        try:
+            return _convert(argument, value, where)
+        except ConfigError as error:
+            errors.append(str(error))
+    raise ConfigError("; or ".join(errors) or f"{where} is {value!r}; expected null")
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} is {value!r}; expected a list")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(arguments) != len(value):
+        raise ConfigError(f"{where} has {len(value)} values; expected {len(arguments)}")
+    return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
+
+
+def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is float and isinstance(value, str):
+        # YAML reads 1e-4 as text: only 1.0e-4 is a number to it
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {getattr(hint, '__name__', hint)}")

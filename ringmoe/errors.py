@@ -1,0 +1,25 @@
+"""Errors for people: what was wrong, where, what was expected, and what to do.
+
+Every error that a user can cause is one of these. The command lines print them without a traceback and end with
+exit code 2; a traceback therefore always means a fault of ours.
+"""
+
+
+class RingMoEError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+
+class ConfigError(RingMoEError, ValueError):
+    """A setting is wrong, or two settings contradict each other."""
+
+
+class SceneError(RingMoEError):
+    """A raw scene cannot be used as what it was declared to be."""
+
+
+class ShardError(RingMoEError):
+    """A shard, manifest or index is missing, damaged or does not fit the run."""
+
+
+class CheckpointError(RingMoEError):
+    """A checkpoint is missing, incomplete, damaged or does not fit the run."""
