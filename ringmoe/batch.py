@@ -4,6 +4,7 @@ Letters: B images of one modality, C channels, H height, W width in pixels, M mo
 may choose from (its specialised ones first, then the collaborative ones), T tokens of all modalities.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ringmoe.config import from_dict
 from ringmoe.modality import Unit
 
 
@@ -58,13 +60,20 @@ class TileRecord:
     synthetic: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values in the order of the fields."""
-        return asdict(self)
+        """Plain values in the order of the fields; a no-data value that JSON cannot hold becomes text ("nan")."""
+        values = asdict(self)
+        if self.nodata is not None and not math.isfinite(self.nodata):
+            values["nodata"] = str(self.nodata)
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TileRecord":
-        """Rebuilds a record from plain values (lists become tuples)."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        """Rebuilds a record from plain values.
+
+        Raises:
+            ConfigError: Unknown or missing field, or a value of the wrong type.
+        """
+        return from_dict(cls, values, where="tile record")
 
 
 @dataclass(frozen=True)

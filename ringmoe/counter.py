@@ -60,7 +60,7 @@ def uniform(keys_T: Tensor, num: int) -> Tensor:
 def normal(keys_T: Tensor, num: int) -> Tensor:
     """``num`` standard normal draws for each key by Box and Muller's transform: (T,) int64 -> (T, num) float32."""
     half = (num + 1) // 2
-    radius, angle = uniform(keys_T, 2 * half).split(half, dim=-1)
-    radius = torch.sqrt(-2.0 * torch.log(radius))
-    angle = 2.0 * math.pi * angle
+    draws_TN = uniform(keys_T, 2 * half)
+    radius = torch.sqrt(-2.0 * torch.log(draws_TN[..., :half]))
+    angle = 2.0 * math.pi * draws_TN[..., half:]
     return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)[..., :num]

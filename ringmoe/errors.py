@@ -23,3 +23,7 @@ class ShardError(RingMoEError):
 
 class CheckpointError(RingMoEError):
     """A checkpoint is missing, incomplete, damaged or does not fit the run."""
+
+
+class TrainingError(RingMoEError):
+    """Training cannot go on: its numbers are no longer finite."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ringmoe.config import from_dict
 from ringmoe.errors import ConfigError
 
 Target = Literal["pixels", "power"]
@@ -85,18 +86,12 @@ class ModalitySpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModalitySpec":
-        """Rebuilds a spec from plain values (lists become tuples).
+        """Rebuilds a spec from plain values.
 
         Raises:
-            ConfigError: Unknown or missing fields.
+            ConfigError: Unknown or missing fields, or a spec that contradicts itself.
         """
-        fixed = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        if "wavelengths_nm" in fixed:
-            fixed["wavelengths_nm"] = tuple((float(low), float(high)) for low, high in fixed["wavelengths_nm"])
-        try:
-            return cls(**fixed)
-        except TypeError as error:
-            raise ConfigError(f"modality {values.get('key', '?')!r}: {error}") from error
+        return from_dict(cls, values, where=f"modality {values.get('key', '?')!r}")
 
 
 _REGISTRY: dict[str, ModalitySpec] = {}

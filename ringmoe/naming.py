@@ -7,7 +7,8 @@ through ``stacked_names``, and ``canonical_entries`` gives one entry for each of
 """
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -21,7 +22,8 @@ class StackedExperts(Protocol):
         ...
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """One globally named tensor of a model.
 
     Attributes:
@@ -45,7 +47,7 @@ class Entry(NamedTuple):
 def expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of ``model`` that stack experts, with their paths."""
     for path, module in model.named_modules():
-        if isinstance(module, StackedExperts):
+        if hasattr(module, "stacked_names"):
             yield path, module
 
 

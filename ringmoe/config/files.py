@@ -2,9 +2,10 @@
 
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -13,6 +14,9 @@ import yaml
 from ringmoe.errors import ConfigError
 
 T = TypeVar("T")
+
+# kept, because a manifest holds tens of thousands of records of few types
+_hints: Callable[[Any], dict[str, Any]] = lru_cache(typing.get_type_hints)
 
 
 def to_dict(value: Any) -> Any:
@@ -37,7 +41,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], *, where: str = "") -> T:
     Raises:
         ConfigError: Unknown or missing field, or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for name in values:
         if name not in hints:
             near = get_close_matches(name, hints, n=1)

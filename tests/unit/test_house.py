@@ -18,8 +18,8 @@ ALLOWED = {
     "counter": set(),
     "naming": set(),
     "config": {"errors"},
-    "modality": {"errors"},
-    "batch": {"modality"},
+    "modality": {"errors", "config"},
+    "batch": {"modality", "config"},
     "raster": BASE,
     "data": BASE | {"raster"},
     "layers": BASE,
@@ -28,7 +28,7 @@ ALLOWED = {
     "distributed": BASE,
     "checkpoint": BASE | {"distributed"},
     "report": BASE,
-    "testing": set(),
+    "testing": BASE,
 }
 BELOW_TOP = BASE | {"raster", "data", "layers", "moe", "models", "distributed", "checkpoint", "report"}
 ALLOWED |= {

@@ -1,0 +1,1 @@
+"""The command lines: thin mains over the rooms."""

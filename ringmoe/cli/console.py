@@ -1,0 +1,28 @@
+"""What all command lines share: one console, and errors that are written for people."""
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+
+from ringmoe.errors import RingMoEError
+
+console = Console()
+
+
+def guarded(main: Callable[[], None]) -> int:
+    """Runs a command and turns what a user can mend into a message without a traceback.
+
+    Returns:
+        0 when it went well, 2 for an error that the user can mend, 130 when interrupted.
+    """
+    try:
+        main()
+    except RingMoEError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""Stage 1, raw scene to tiles: recognition, reading, tiling, quality rules, statistics. Only here is rasterio used."""
