@@ -1,0 +1,72 @@
+"""The RMoE layer (Section 3.2.1): specialised, collaborative and shared experts in place of a block's FFN."""
+
+from torch import Tensor, nn
+
+from ringmoe.batch import Routing
+from ringmoe.moe.config import RMoEConfig
+from ringmoe.moe.dispatch import make_dispatcher
+from ringmoe.moe.experts import Expert, Experts
+from ringmoe.moe.parallel import ExpertParallel
+from ringmoe.moe.router import Router, nothing_routed
+
+# T tokens of all modalities sorted by modality, D width, K experts that a token selects in both families, R rows
+# (a token once for each of its experts), E experts on this rank
+
+
+class RMoELayer(nn.Module):
+    """y = sum_k G^S_k E^S_k(x) + sum_k G^C_k E^C_k(x) + E^Shared(x) (Eq. 3). A family of size 0 leaves its term out.
+
+    The forward is a pure function of its inputs and parameters, so that it may be recomputed in the backward pass.
+
+    Args:
+        config: The experts and how they are chosen.
+        layer_index: The layer's number in the model.
+        parallel: The ranks that share the experts; the same instance for all layers.
+
+    Raises:
+        ConfigError: The experts cannot be spread evenly over the ranks.
+    """
+
+    def __init__(self, config: RMoEConfig, layer_index: int, parallel: ExpertParallel) -> None:
+        super().__init__()
+        parallel.check(config, where=f"RMoE layer {layer_index}")
+        self.config = config
+        self.shared = Expert(config.dim, config.hidden) if config.shared else None
+        self.router = Router(config, layer_index) if config.num_routed else None
+        local_names = parallel.local(config.expert_names)
+        self.experts = Experts(config.dim, config.hidden, local_names) if config.num_routed else None
+        self.dispatcher = make_dispatcher(config.num_routed, parallel)
+
+    def forward(
+        self, x_TD: Tensor, sizes: tuple[int, ...], noise_keys_T: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
+        """Sends every token through its experts: route, dispatch, compute, combine.
+
+        Args:
+            x_TD: (T, D) tokens of all modalities, sorted by modality.
+            sizes: Tokens of each modality; 0 is allowed.
+            noise_keys_T: (T,) int64 random keys, one for each token, from which the gates draw their noise; None for
+                no noise.
+
+        Returns:
+            y_TD: (T, D) in the type of ``x_TD``.
+            routing: What the gates decided, for the balance loss and pictures.
+
+        Raises:
+            ValueError: The sizes do not fit the modalities or the tokens.
+        """
+        if len(sizes) != len(self.config.modalities) or sum(sizes) != len(x_TD):
+            raise ValueError(f"{len(x_TD)} tokens of {self.config.modalities}, but the sizes given are {sizes}")
+        if self.router is None or self.experts is None:
+            assert self.shared is not None, "a config without any expert is refused"
+            return self.shared(x_TD), nothing_routed(sizes, x_TD.device)
+        # 1. route: each token picks specialised experts of its modality and collaborative ones (Eqs. 13-14)
+        plan = self.router(x_TD, sizes, noise_keys_T)
+        # 2. dispatch: rows set out for their experts, and the shared expert works while they travel
+        rows_RD, sent = self.dispatcher.dispatch(x_TD, plan.ids_TK)
+        shared_TD = None if self.shared is None else self.shared(x_TD)
+        # 3. compute: every expert on its own rows
+        rows_RD = self.experts(sent.receive(rows_RD), sent.counts_E)
+        # 4. combine: outputs come back and are added up with the gates' weights (Eqs. 1-3)
+        y_TD = self.dispatcher.combine(rows_RD, sent, plan.weights_TK)
+        return y_TD if shared_TD is None else y_TD + shared_TD, plan.routing

@@ -1,0 +1,181 @@
+"""A scene's tiles, read in strips of whole rows: every block of the file is decoded once.
+
+Windows of 192 at stride 64 overlap ninefold; read one by one they would decode a compressed file nine times. Here rows
+are read in order, at block borders, into a strip; all windows that are complete in it are judged together and handed
+out as views of it; only the rows that later windows need are carried over. Memory is that of two strips, however
+large the scene.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ringmoe import modality as registry
+from ringmoe.batch import Tile, TileRecord
+from ringmoe.errors import SceneError
+from ringmoe.raster import source
+from ringmoe.raster.quality import QualityConfig, judge
+from ringmoe.raster.scene import Pixels, Scene, Transform, UnusableError
+from ringmoe.raster.tiling import Split, TilingConfig
+
+# C channels, H rows, W columns of a strip; B complex bands
+
+_STRIP_BYTES = 16 << 20  # of new rows, near what caches hold; more where one row of tiles or blocks needs it
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One position of a scene's grid and what became of it.
+
+    Attributes:
+        tile: The tile; None where it is dropped. Its pixels are a view of the strip that was read, which stays in
+            memory as long as the view: copy what is to be kept.
+        row: First row of the window in the scene, pixels.
+        col: First column of the window in the scene, pixels.
+        reason: Why it is dropped, one of ``quality.REASONS``; None where it is kept.
+        split: Side of the hold-out border; None on the border itself.
+    """
+
+    tile: Tile | None
+    row: int
+    col: int
+    reason: str | None
+    split: Split | None
+
+
+def iter_tiles(
+    scene: Scene, tiling: TilingConfig, quality: QualityConfig, *, rows: range | None = None
+) -> Iterator[Candidate]:
+    """Every position of the scene's grid once, row by row.
+
+    Args:
+        scene: A recognised scene.
+        tiling: Tile size, stride and hold-out.
+        quality: Which tiles are dropped.
+        rows: Indices into the grid's rows of tiles, to share a scene among workers; None for all.
+
+    Yields:
+        Kept tiles and dropped positions alike, in row-major order.
+
+    Raises:
+        SceneError: The file is cut off, damaged, or not the one that was recognised.
+    """
+    grid = tiling.grid(scene.height, scene.width)
+    wanted = range(len(grid.row_starts)) if rows is None else rows
+    if wanted.step != 1 or (wanted and wanted[-1] >= len(grid.row_starts)):
+        raise ValueError(f"rows {wanted} of a grid with {len(grid.row_starts)} rows of tiles")
+    starts = grid.row_starts[wanted.start : wanted.stop]
+    if not starts or not grid.col_starts:
+        return
+    first = _record(scene, tiling.tile)
+    present = _channels(scene) if first.absent else slice(None)
+    for strip_starts, strip_CHW in _strips(scene, starts, tiling.tile):
+        verdicts = judge(strip_CHW[present], tiling.tile, tiling.stride, scene.nodata, quality)
+        for row, reasons_N, valid_N in zip(strip_starts, verdicts.reasons_RN, verdicts.valid_RN.tolist(), strict=True):
+            split = grid.split(row)
+            row_CHW = strip_CHW[:, row - strip_starts[0] :][:, : tiling.tile]
+            for col, reason, valid in zip(grid.col_starts, reasons_N, valid_N, strict=True):
+                if split is None or reason is not None:
+                    yield Candidate(None, row, col, "split_border" if split is None else reason, split)
+                    continue
+                place = {"row": row, "col": col, "transform": _moved(scene.transform, row, col), "valid": valid}
+                record = TileRecord(**vars(first) | place)  # several times faster than dataclasses.replace
+                yield Candidate(Tile(row_CHW[:, :, col : col + tiling.tile], record), row, col, None, split)
+
+
+def _record(scene: Scene, tile: int) -> TileRecord:
+    """The record of the scene's first window, from which the others differ in place only."""
+    spec = registry.get(scene.modality)
+    return TileRecord(
+        modality=scene.modality,
+        bands=spec.bands,
+        absent=tuple(band for band, index in zip(spec.bands, scene.band_indices, strict=True) if index is None),
+        units=scene.units,
+        dtype=scene.dtype,
+        sensor=scene.sensor,
+        source=scene.name,
+        row=0,
+        col=0,
+        size=tile,
+        crs=scene.crs,
+        transform=scene.transform,
+        gsd=scene.gsd,
+        acquired=scene.acquired,
+        nodata=scene.nodata,
+        synthetic=scene.synthetic,
+    )
+
+
+def _moved(transform: Transform | None, row: int, col: int) -> Transform | None:
+    """The transform of a window from that of its scene."""
+    if transform is None:
+        return None
+    a, b, c, d, e, f = transform
+    return a, b, c + a * col + b * row, d, e, f + d * col + e * row
+
+
+def _channels(scene: Scene) -> list[int]:
+    """The channels that the scene has: bands that are present, I and Q of each where they are complex."""
+    each = 2 if registry.get(scene.modality).is_complex else 1
+    return [
+        band * each + part for band, index in enumerate(scene.band_indices) if index is not None for part in range(each)
+    ]
+
+
+def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pixels]]:
+    """Strips that each begin with a window's first row and end with one's last, and the windows' first rows."""
+    num_channels = registry.get(scene.modality).num_channels
+    row_bytes = num_channels * scene.width * np.dtype(scene.dtype).itemsize
+    try:
+        with source.open_raster(scene.path) as dataset:
+            if (dataset.height, dataset.width) != (scene.height, scene.width):
+                raise UnusableError(
+                    "conflict", f"it has {dataset.height} x {dataset.width} pixels now; recognise it again"
+                )
+            block = dataset.block_shapes[0][0]
+            carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
+            read_to = starts[0]
+            while starts:
+                read_from = max(read_to, starts[0])  # a stride beyond the tile leaves rows that no window needs
+                target = max(read_from + _STRIP_BYTES // row_bytes, starts[0] + tile)
+                read_to = min(-(-target // block) * block, starts[-1] + tile)
+                num_carried = carried_CHW.shape[1]
+                strip_CHW = np.empty((num_channels, num_carried + read_to - read_from, scene.width), dtype=scene.dtype)
+                strip_CHW[:, :num_carried] = carried_CHW
+                _fill(dataset, scene, range(read_from, read_to), strip_CHW[:, num_carried:])
+                num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
+                ready, starts = starts[:num_ready], starts[num_ready:]
+                yield ready, strip_CHW[:, : ready[-1] + tile - ready[0]]
+                if starts:
+                    carried_CHW = strip_CHW[:, starts[0] - ready[0] :]
+    except UnusableError as unusable:
+        raise SceneError(f"scene {scene.name}: {unusable.message}") from unusable
+
+
+def _fill(dataset: Any, scene: Scene, rows: range, out_CHW: Pixels) -> None:
+    """Reads rows of the scene's bands into its channels.
+
+    Raises:
+        UnusableError: The data is cut off or damaged.
+    """
+    indices = [index for index in scene.band_indices if index is not None]
+    is_complex = registry.get(scene.modality).is_complex
+    try:
+        if not is_complex and len(indices) == len(out_CHW):
+            source.read_rows(dataset, indices, rows, out_CHW)
+            return
+        bands_BHW = source.read_rows(dataset, indices, rows)
+    except source.ERRORS as error:
+        raise UnusableError(
+            "unreadable",
+            f"rows {rows.start} to {rows.stop - 1} cannot be read ({source.reason(error)}). The file is cut off or "
+            "damaged: copy it again from its source, or leave it out",
+        ) from error
+    out_CHW[...] = 0
+    parts = (bands_BHW.real, bands_BHW.imag) if is_complex else (bands_BHW,)
+    channels = _channels(scene)
+    for part, values_BHW in enumerate(parts):
+        for channel, values_HW in zip(channels[part :: len(parts)], values_BHW, strict=True):
+            out_CHW[channel] = values_HW

@@ -1,0 +1,137 @@
+"""The one place where files are opened: one driver for each file, no side effects, bounded caches."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio._err import CPLE_BaseError  # GDAL's own errors, which rasterio lets pass here and there
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.transform import from_gcps
+from rasterio.warp import transform as reproject
+from rasterio.windows import Window
+
+from ringmoe.raster import headers
+from ringmoe.raster.scene import Pixels, Transform, UnusableError
+
+# C bands, H rows, W columns
+
+ERRORS = (RasterioError, CRSError, CPLE_BaseError, UnicodeError)
+"""All that reading a damaged or cut file may raise; texts in headers and names of files may be no UTF-8."""
+
+_GDAL = {
+    "GDAL_CACHEMAX": 64 << 20,  # bytes here; every block is read once, so a larger cache would only hold memory
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # a JPEG that is cut off would otherwise read as grey
+    "GTIFF_IGNORE_READ_ERRORS": False,
+}
+_EQUATOR_RADIUS, _FLATTENING = 6378137.0, 1 / 298.257223563  # WGS 84, metres
+
+
+@contextmanager
+def open_raster(path: Path) -> Iterator[Any]:
+    """Opens a file with the one driver that its first bytes name; yields rasterio's dataset.
+
+    Raises:
+        UnusableError: The file is no raster, cannot be opened, or turns out to be damaged while it is used.
+    """
+    driver = headers.driver_of(path)
+    if driver is None:
+        raise UnusableError("format", "it is no raster that is read here (GeoTIFF, JPEG, PNG, JPEG 2000)")
+    headers.check(path, driver)
+    # GDAL's settings belong to a thread's stack of environments: they must not stay open while a generator is suspended
+    try:
+        with rasterio.Env(**_GDAL), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            # an absolute path: names that begin otherwise ("GTIFF_DIR:1:") may have a meaning of their own to GDAL
+            dataset = rasterio.open(path.absolute(), driver=driver, sharing=False)
+    except ERRORS as error:
+        raise UnusableError("unreadable", f"it cannot be opened: {reason(error)}") from error
+    try:
+        yield dataset
+    except ERRORS as error:
+        raise UnusableError("unreadable", f"it is damaged: {reason(error)}. Copy it again from its source") from error
+    finally:
+        dataset.close()
+
+
+def read_rows(dataset: Any, indices: Sequence[int], rows: range, out_CHW: Pixels | None = None) -> Pixels:
+    """Reads whole rows of some bands.
+
+    Args:
+        dataset: An open raster.
+        indices: Bands from 1, in the order wanted.
+        rows: Rows to read.
+        out_CHW: Where to put them; a new array if None.
+
+    Returns:
+        (C, H, W) in the type of the file.
+
+    Raises:
+        ERRORS: The data is damaged or cut off.
+    """
+    with rasterio.Env(**_GDAL):
+        window = Window(0, rows.start, dataset.width, len(rows))
+        pixels: Pixels = dataset.read(list(indices), window=window, out=out_CHW)
+        return pixels
+
+
+def sample(dataset: Any, index: int, size: int = 256) -> Pixels:
+    """A window of at most ``size`` x ``size`` pixels from the middle of one band.
+
+    Raises:
+        ERRORS: The data is damaged or cut off.
+    """
+    height, width = min(size, dataset.height), min(size, dataset.width)
+    window = Window((dataset.width - width) // 2, (dataset.height - height) // 2, width, height)
+    with rasterio.Env(**_GDAL):
+        pixels: Pixels = dataset.read(index, window=window)
+        return pixels
+
+
+def reason(error: Exception) -> str:
+    """What GDAL said; rasterio itself often only points there."""
+    return str(error.__cause__ or error)
+
+
+def geolocation(dataset: Any) -> tuple[str | None, Transform | None, float | None]:
+    """Reference system, transform and ground sampling distance, each None where the file does not give it.
+
+    A scene that is only tied down by ground control points has no affine transform: just the sampling distance is
+    taken from them.
+    """
+    crs = dataset.crs.to_string() if dataset.crs else None
+    affine = None if dataset.transform.is_identity else dataset.transform
+    transform: Transform | None = tuple(affine)[:6] if affine is not None else None
+    points, points_crs = dataset.gcps
+    if affine is None and points and points_crs:
+        return crs, transform, _sampling_distance(dataset, points_crs, from_gcps(points))
+    if crs is None or affine is None:
+        return crs, transform, None
+    return crs, transform, _sampling_distance(dataset, dataset.crs, affine)
+
+
+def _sampling_distance(dataset: Any, crs: Any, affine: Any) -> float | None:
+    """Side of a square with the ground area of the middle pixel, metres, to three digits.
+
+    Through longitude and latitude, so that degrees and Mercator's growing metres come out right; three digits hide the
+    scale of a map projection (10.004 m is 10 m).
+    """
+    col, row = dataset.width / 2, dataset.height / 2
+    a, b, c, d, e, f = affine[:6]
+    corners = [(a * x + b * y + c, d * x + e * y + f) for x, y in ((col, row), (col + 1, row), (col, row + 1))]
+    try:
+        with rasterio.Env(**_GDAL):
+            lon_3, lat_3 = np.radians(reproject(crs, "EPSG:4326", *zip(*corners, strict=True))[:2])
+    except ERRORS:  # a local system that is tied to no place on the globe
+        return None
+    eccentricity = _FLATTENING * (2 - _FLATTENING)
+    curve = 1 - eccentricity * math.sin(lat_3[0]) ** 2
+    north_3 = lat_3 * (_EQUATOR_RADIUS * (1 - eccentricity) / curve**1.5)
+    east_3 = lon_3 * (_EQUATOR_RADIUS / math.sqrt(curve) * math.cos(lat_3[0]))
+    area = (east_3[1] - east_3[0]) * (north_3[2] - north_3[0]) - (east_3[2] - east_3[0]) * (north_3[1] - north_3[0])
+    distance = math.sqrt(abs(area))
+    return float(f"{distance:.3g}") if math.isfinite(distance) and distance > 0 else None
