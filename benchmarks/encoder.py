@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
             module.zero_grad(set_to_none=True)
             start = time.process_time()
             z_BDHW = forward()
-            z_BDHW.float().square().mean().backward()
+            torch.autograd.backward(z_BDHW.float().square().mean())
             if turn:
                 seconds.setdefault(name, []).append(time.process_time() - start)
             results[name] = z_BDHW.detach().float()

@@ -1,0 +1,1 @@
+"""RingMoE: configuration that counts itself, masking, objective, model, presets, export."""
