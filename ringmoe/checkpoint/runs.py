@@ -1,0 +1,105 @@
+"""Where a run keeps its checkpoints: ``RUN/checkpoints/step-00000120`` and ``RUN/checkpoints/latest``.
+
+Whether a checkpoint is complete is told by its manifest alone. ``latest`` names the newest one for people and scripts;
+nothing here depends on it, so a lost or damaged pointer costs nothing.
+"""
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from ringmoe.checkpoint.disk import flush, replace_text
+from ringmoe.checkpoint.store import CheckpointReader, remove
+from ringmoe.errors import CheckpointError
+
+LATEST_FILE = "latest"
+_STEP = re.compile(r"step-\d{8,}")
+_log = logging.getLogger(__name__)
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run's checkpoints."""
+    return run / "checkpoints"
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """The checkpoint after ``step`` optimiser steps."""
+    return folder_of(run) / f"step-{step:08d}"
+
+
+def step_folders(run: Path) -> list[Path]:
+    """Folders of a run's checkpoints, newest first; whether they are whole is not looked at."""
+    found = [path for path in folder_of(run).glob("step-*") if _STEP.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def open_checkpoint(path: Path) -> CheckpointReader:
+    """Opens a checkpoint, or the newest complete one of a run.
+
+    Args:
+        path: The folder of a checkpoint or of a run.
+
+    Raises:
+        CheckpointError: Neither the one nor the other, or nothing in it is complete.
+    """
+    folders = step_folders(path)
+    if not folders:
+        return CheckpointReader(path)
+    troubles = []
+    for folder in folders:
+        try:
+            return CheckpointReader(folder)
+        except CheckpointError as error:
+            _log.warning("%s. Taking the one before it", error)
+            troubles.append(str(error))
+    raise CheckpointError(f"{path} holds no complete checkpoint: {'; '.join(troubles)}")
+
+
+def point_latest(run: Path, folder: Path) -> None:
+    """Lets ``latest`` name a checkpoint; a reader sees the old name or the new one."""
+    replace_text(folder_of(run) / LATEST_FILE, f"{folder.name}\n")
+
+
+def recover(run: Path) -> None:
+    """Undoes what an interrupted save left half done: puts back what was being replaced, drops what was never finished.
+
+    Only the process that writes the run's checkpoints may call this.
+    """
+    for aside in folder_of(run).glob("step-*.old"):
+        original = aside.with_suffix("")
+        if original.exists():
+            remove(aside)
+        else:
+            aside.rename(original)
+            flush(original.parent)
+    for unfinished in folder_of(run).glob("step-*.tmp"):
+        shutil.rmtree(unfinished)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a damaged checkpoint, so that it neither counts as one of those to keep nor is lost for an inspection."""
+    aside = folder.with_suffix(".damaged")
+    if aside.exists():
+        shutil.rmtree(aside)
+    folder.rename(aside)
+    flush(folder.parent)
+    return aside
+
+
+def remove_old(run: Path, keep_last: int) -> None:
+    """Deletes all but the newest ``keep_last`` checkpoints; folders without a manifest do not count, and go."""
+    complete = 0
+    for folder in step_folders(run):
+        if complete < keep_last and _is_complete(folder):
+            complete += 1
+        else:
+            remove(folder)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        CheckpointReader(folder)
+    except CheckpointError:
+        return False
+    return True

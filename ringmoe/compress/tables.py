@@ -1,0 +1,92 @@
+"""A plan and its ledger as tables for people."""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import groupby
+
+from rich.table import Table
+
+from ringmoe.compress.apply import Merge
+from ringmoe.compress.plan import DENSE_MODES, TITLES, BlockPlan, CompressionPlan
+
+
+def plan_table(plan: CompressionPlan, merges: Mapping[str, Merge] | None = None) -> Table:
+    """What stays, what goes and what merges in each block, with sizes, and what merging did once it is done.
+
+    Neighbouring blocks of which the same is to be said share a row.
+    """
+    mode = plan.options.mode
+    title = f"{TITLES[mode]} ({mode}) for {', '.join(plan.options.modalities)}"
+    if mode == "ep":
+        title += f"; collaborative experts that stay: {plan.options.rule}"
+    table = Table(title=title, title_justify="left")
+    for name in ("blocks", "width"):
+        table.add_column(name, justify="right")
+    for name in ("experts that become one FFN",) if mode in DENSE_MODES else ("stays", "goes"):
+        table.add_column(name)
+    table.add_column("parameters of a block's experts", justify="right")
+    if merges:
+        for name in ("|W1| / |W1 shared|", "|W2| / |W2 shared|"):
+            table.add_column(name, justify="right")
+    rows = [(block.block, (*_block_cells(plan, block), *_merge_cells(block, merges))) for block in plan.blocks]
+    for cells, same in groupby(rows, key=lambda row: row[1]):
+        numbers = [number for number, _ in same]
+        table.add_row(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}", *cells)
+    return table
+
+
+def ledger_table(plan: CompressionPlan, item_bytes: int) -> Table:
+    """Parameters of each part before and after; sizes on disk for ``item_bytes`` a parameter."""
+    table = Table(title="ledger: parameters", title_justify="left")
+    table.add_column("part")
+    for column in plan.ledger:
+        table.add_column(column.title, justify="right")
+    for part in plan.ledger[0].parts:
+        table.add_row(part, *(f"{column.parts[part]:,}" for column in plan.ledger))
+    table.add_section()
+    table.add_row("all", *(f"[bold]{column.total:,}[/]" for column in plan.ledger))
+    table.add_row("matrices alone, as in the paper", *(f"{column.weights / 1e9:.3f} B" for column in plan.ledger))
+    sizes = (f"{column.total * item_bytes / 1e9:.2f} GB" for column in plan.ledger)
+    table.add_row(f"on disk, {8 * item_bytes} bit", *sizes)
+    return table
+
+
+def _block_cells(plan: CompressionPlan, block: BlockPlan) -> tuple[str, ...]:
+    sizes = f"{block.params_before / 1e6:,.2f} M -> {block.params_after / 1e6:,.2f} M"
+    if block.merged:
+        return str(block.dim), _merged_text(block), sizes
+    num = len(block.kept) + len(block.dropped)
+    goes = f"collaborative {', '.join(map(str, block.dropped))}" if block.dropped else ""
+    if plan.is_provisional:
+        stays, goes = f"{len(block.kept)} of {num} collaborative, by usage", f"{len(block.dropped)} of {num}"
+    else:
+        stays = f"collaborative {_usage_text(block)}" if num else ""
+    specialised = plan.source.num_specialised * len(plan.options.modalities)
+    families = [f"{specialised} specialised" if specialised else "", stays, "shared" if plan.source.shared else ""]
+    return str(block.dim), ", ".join(filter(None, families)), goes, sizes
+
+
+def _usage_text(block: BlockPlan) -> str:
+    """Ids that stay, with the share of tokens that select them: ``0 (opt 41 %), 2 (opt 33 %)``."""
+    ids = sorted(block.kept + block.dropped)
+    texts = []
+    for k in block.kept:
+        shares = ", ".join(f"{key} {shares[ids.index(k)]:.0%}" for key, shares in block.frequencies.items())
+        texts.append(f"{k} ({shares})" if shares else str(k))
+    return ", ".join(texts)
+
+
+def _merged_text(block: BlockPlan) -> str:
+    """Experts by family, with the rank that each keeps: ``4 specialised at rank 448, ..., shared``."""
+    families = Counter((expert.name.partition(".")[0], expert.rank) for expert in block.merged)
+    return ", ".join(
+        family if family == "shared" else f"{num} {family}" + (f" at rank {rank}" if rank else "")
+        for (family, rank), num in families.items()
+    )
+
+
+def _merge_cells(block: BlockPlan, merges: Mapping[str, Merge] | None) -> tuple[str, ...]:
+    if not merges:
+        return ()
+    scales = (merges[f"blocks.{block.block}.moe.shared.{part}"].scale for part in ("w1", "w2"))
+    return tuple("-" if scale is None else f"{scale:.2f}" for scale in scales)
