@@ -1,0 +1,200 @@
+"""``ringmoe shards``: build shards from scenes, say what a folder holds, check it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ringmoe import modality as registry
+from ringmoe.cli.console import console
+from ringmoe.data.build import build as build_shards
+from ringmoe.data.layout import SPLITS
+from ringmoe.data.manifest import Manifest, RefusedFile
+from ringmoe.data.plan import BuildConfig
+from ringmoe.errors import ConfigError, ShardError
+from ringmoe.raster.declare import Declarations
+
+_NUM_LISTED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsBuild(BuildConfig):
+    """Cut raw scenes into shards.
+
+    Attributes:
+        paths: Files and folders of scenes, and last the folder of the shards: new or empty, or of the same build,
+            which is then continued.
+        workers: Processes; the shards are the same for any number.
+        modality: Modality of all scenes, where the files do not say it.
+        declarations: YAML file that says what the scenes do not say of themselves (bands, units, sensor, ...).
+        modalities: YAML file that declares further modalities.
+    """
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES... OUT")]
+    workers: int = 1
+    modality: str | None = None
+    declarations: Path | None = None
+    modalities: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the command line.
+
+        Raises:
+            ConfigError: Too few paths, no worker, or a setting out of range.
+        """
+        super().__post_init__()
+        if len(self.paths) < 2:
+            raise ConfigError("name at least one file or folder of scenes, and behind them the folder of the shards")
+        if self.workers < 1:
+            raise ConfigError(f"--workers must be at least 1; it is {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsFolder:
+    """A folder of shards.
+
+    Attributes:
+        folder: Made by ``ringmoe shards build``.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+
+
+def build(config: ShardsBuild) -> None:
+    """Builds shards, or continues an interrupted build.
+
+    Raises:
+        SceneError: There is no usable scene.
+        ShardError: The folder cannot be used or written.
+    """
+    if config.modalities is not None:
+        registry.load(config.modalities)
+    declarations = None if config.declarations is None else Declarations.load(config.declarations)
+    settings = BuildConfig(tiling=config.tiling, quality=config.quality, tiles_per_shard=config.tiles_per_shard)
+    *scenes, out = config.paths
+    with _progress("windows") as progress:
+        task = progress.add_task("building", total=None, visible=False)
+        report = build_shards(
+            scenes,
+            out,
+            settings,
+            workers=config.workers,
+            declarations=declarations,
+            modality=config.modality,
+            progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+        )
+    if report.num_reused == report.num_units:
+        console.print(f"reused {out}: it was built before from the same scenes and settings")
+    elif report.num_reused:
+        console.print(f"continued: {report.num_reused} of {report.num_units} units were finished before")
+    if report.catalogue.ignored:
+        console.print(f"passed over because they are no rasters: {len(report.catalogue.ignored)} files")
+    _describe(report.manifest)
+
+
+def show(config: ShardsFolder) -> None:
+    """Says what a folder of shards holds.
+
+    Raises:
+        ShardError: It is no finished folder of shards.
+    """
+    _describe(Manifest.open(config.folder))
+
+
+def verify(config: ShardsFolder) -> None:
+    """Reads every file and compares its checksum.
+
+    Raises:
+        ShardError: A file is missing, or its content is not what was written.
+    """
+    manifest = Manifest.open(config.folder)
+    wrong = []
+    with _progress("files") as progress:
+        for entry, fault in progress.track(manifest.verify(), total=len(manifest.all_files), description="checking"):
+            if fault is not None:
+                wrong.append(f"{config.folder / entry.name} {fault}")
+    if wrong:
+        lines = [f"{len(wrong)} of {len(manifest.all_files)} files are damaged:", *wrong[:_NUM_LISTED]]
+        if len(wrong) > _NUM_LISTED:
+            lines.append(f"and {len(wrong) - _NUM_LISTED} more")
+        raise ShardError("\n  ".join(lines))
+    console.print(f"{config.folder}: all {len(manifest.all_files)} files are as they were written")
+
+
+def _progress(unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _describe(manifest: Manifest) -> None:
+    """Prints what a folder holds and what was left out."""
+    console.print(_tiles_table(manifest))
+    console.print(_groups_table(manifest))
+    for key, entry in manifest.modalities.items():
+        if synthetic := sum(scene.synthetic for scene in entry.scenes):
+            console.print(f"{key}: {synthetic} of {len(entry.scenes)} scenes are synthetic")
+        if entry.dropped:
+            reasons = ", ".join(f"{num:,} {reason}" for reason, num in entry.dropped.items())
+            console.print(f"{key}: dropped {reasons}")
+    _print_files("refused", manifest.refused)
+    _print_files("quarantined (broken inside; none of their tiles is in a shard)", manifest.quarantined)
+
+
+def _tiles_table(manifest: Manifest) -> Table:
+    """Of each modality: scenes, shards, and the account of every window."""
+    table = _table("modality", title=str(manifest.root))
+    for column in ("tile", "scenes", "windows", "dropped", *SPLITS, "shards", "size"):
+        table.add_column(column, justify="right")
+    for key, entry in manifest.modalities.items():
+        shards = [shard for split in entry.splits.values() for shard in split.shards]
+        counts = {split: entry.splits[split].num_samples if split in entry.splits else 0 for split in SPLITS}
+        numbers = (len(entry.scenes), entry.candidates, sum(entry.dropped.values()), *counts.values(), len(shards))
+        size = decimal(sum(shard.bytes for shard in shards))
+        table.add_row(key, str(entry.tile), *(f"{number:,}" for number in numbers), size)
+    return table
+
+
+def _groups_table(manifest: Manifest) -> Table:
+    """Of each group: what its numbers are."""
+    table = _table("modality", "numbers", title="groups of tiles that share their statistics")
+    for split in SPLITS:
+        table.add_column(split, justify="right")
+    table.add_column("mean of each channel")
+    for key, entry in manifest.modalities.items():
+        for found in entry.groups:
+            channels = (format(channel.mean, ".3g") for channel in found.group.channels if channel is not None)
+            counts = (f"{found.tiles.get(split, 0):,}" for split in SPLITS)
+            table.add_row(key, escape(str(found.group)), *counts, " ".join(channels))
+    return table
+
+
+def _table(*columns: str, title: str) -> Table:
+    return Table(*columns, title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _print_files(what: str, files: tuple[RefusedFile, ...]) -> None:
+    """Prints files that were left out, those with the same message together."""
+    if not files:
+        return
+    counts = Counter(file.code for file in files)
+    console.print(f"{len(files)} files {what}: {', '.join(f'{num} {code}' for code, num in counts.most_common())}")
+    by_message: dict[str, list[str]] = {}
+    for file in files:
+        by_message.setdefault(file.message, []).append(file.name)
+    for message, names in by_message.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"  {escape(names[0])}{more}: {escape(message)}", soft_wrap=True)

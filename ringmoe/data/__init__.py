@@ -1,0 +1,1 @@
+"""Stage 2, tiles to shards to batches: build, manifest, order, reading, loader. The only importer of webdataset."""

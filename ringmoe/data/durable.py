@@ -1,0 +1,58 @@
+"""Files that are whole or not there."""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class DurableFile:
+    """A file that is written from start to end and gets its name when it is whole; a context manager.
+
+    Whoever looks sees the old file or all of the new one, also after a power cut. Without ``commit`` nothing is left.
+
+    Attributes:
+        size: Bytes written so far.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Creates the file beside ``path``, with ``.partial`` added to its name."""
+        self._path = path
+        self._partial = path.with_name(f"{path.name}.partial")
+        self._file = self._partial.open("wb")
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        """The file itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes what was not committed."""
+        with suppress(OSError):  # on a full disk the last buffered bytes cannot be written, nor need they be
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of what was written so far."""
+        return self._hash.hexdigest()
+
+    def write(self, content: bytes) -> int:
+        """Appends; once the file is closed, what a writer above it still flushes goes nowhere."""
+        if self._file.closed:
+            return len(content)
+        self._hash.update(content)
+        self.size += len(content)
+        return self._file.write(content)
+
+    def commit(self) -> None:
+        """Makes the content durable and gives the file its name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._partial.replace(self._path)

@@ -1,0 +1,237 @@
+"""Shards to batches: what each rank reads at each step is a pure function of the step.
+
+A batch holds the same number of images of each modality on every rank. Reading, cropping and normalising of later
+batches goes on in a thread while one is trained on; nothing of it has a state, so a run is continued by asking for the
+step at which it stopped.
+"""
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ringmoe import counter
+from ringmoe.batch import Batch, ModalityImages
+from ringmoe.data.augment import CropConfig, Resampling, random_crops, resample, whole_tiles
+from ringmoe.data.inputs import InputStatistics
+from ringmoe.data.layout import Split
+from ringmoe.data.manifest import Manifest
+from ringmoe.data.mixing import images_per_micro_batch
+from ringmoe.data.normalise import Normaliser
+from ringmoe.data.order import SampleOrder, even_share, micro_batch_positions
+from ringmoe.data.prefetch import Prefetch
+from ringmoe.data.read import TileReader
+from ringmoe.errors import ConfigError, ShardError
+
+# B images of one modality, C channels, S side of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which shards are read, and how batches are made of them.
+
+    Attributes:
+        shards: Folders made by ``ringmoe shards build``; the tiles of all of them are mixed.
+        micro_batch: Images of all modalities together in one micro-batch of one rank.
+        weights: Share of each modality in a micro-batch; empty for equal shares.
+        crop: Random resized crop and flip of training.
+        shuffle_window: Shards whose samples are mixed with each other; more mix better and read more files at a time.
+        prefetch: Steps that are made ahead.
+        verify: Whether the checksum of every tile is compared while it is read.
+    """
+
+    shards: tuple[Path, ...] = ()
+    micro_batch: int = 16
+    weights: dict[str, float] = field(default_factory=dict)
+    crop: CropConfig = field(default_factory=CropConfig)
+    shuffle_window: int = 16
+    prefetch: int = 2
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ConfigError: A value is out of range.
+        """
+        for name in ("micro_batch", "shuffle_window", "prefetch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name} must be at least 1; it is {getattr(self, name)}")
+
+
+class Loader:
+    """Batches of one rank.
+
+    Attributes:
+        images_per_micro_batch: Images of each modality in a micro-batch of one rank, in the model's order.
+        images_per_step: Images of each modality that all ranks together see in a step.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        modalities: tuple[str, ...],
+        image_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulation: int = 1,
+        split: Split = "train",
+        augment: bool = True,
+    ) -> None:
+        """Opens the shards.
+
+        Args:
+            config: Which shards, and how.
+            modalities: Keys in the model's order.
+            image_size: Height and width of the images, pixels.
+            seed: Fixes order, crops and the images' keys.
+            rank: This process among those that read different samples.
+            world: Number of these processes.
+            accumulation: Micro-batches of a step.
+            split: Which tiles.
+            augment: Random crop and flip; else the whole tile, resized where its size differs.
+
+        Raises:
+            ConfigError: Settings contradict each other.
+            ShardError: Shards are missing, damaged, or lack a modality.
+        """
+        if not config.shards:
+            raise ConfigError("no shards are given: name folders made by `ringmoe shards build` (--data.shards)")
+        self.images_per_micro_batch = images_per_micro_batch(config.micro_batch, modalities, config.weights)
+        self.images_per_step = {key: n * world * accumulation for key, n in self.images_per_micro_batch.items()}
+        self._config = config
+        self._image_size = image_size
+        self._seed = seed
+        self._rank, self._world, self._accumulation = rank, world, accumulation
+        self._augment = augment
+        self._manifests = [Manifest.open(path) for path in config.shards]
+        self._readers = {key: TileReader(self._manifests, key, split, verify=config.verify) for key in modalities}
+        self._orders = {
+            key: SampleOrder(reader.shard_sizes, seed=counter.key(seed, "order", key), window=config.shuffle_window)
+            for key, reader in self._readers.items()
+        }
+        self._normalisers = {key: Normaliser(reader.statistics) for key, reader in self._readers.items()}
+
+    @property
+    def statistics(self) -> dict[str, InputStatistics]:
+        """The input contract of each modality, for checkpoints."""
+        return {key: reader.statistics for key, reader in self._readers.items()}
+
+    @property
+    def num_samples(self) -> dict[str, int]:
+        """Tiles of each modality in the split."""
+        return {key: reader.num_samples for key, reader in self._readers.items()}
+
+    @property
+    def num_steps_per_epoch(self) -> int:
+        """Steps until every sample of every modality has been seen; the smaller modalities begin again meanwhile."""
+        return max(-(-num // self.images_per_step[key]) for key, num in self.num_samples.items())
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """One micro-batch of this rank.
+
+        Args:
+            step: Optimiser step, from 0.
+            micro: Which of the step's micro-batches.
+        """
+        images = {}
+        for key, num_images in self.images_per_micro_batch.items():
+            positions_B = micro_batch_positions(
+                step,
+                micro,
+                images=num_images,
+                rank=self._rank,
+                world=self._world,
+                accumulation=self._accumulation,
+            )
+            images[key] = self._images(key, *self._orders[key].locate(positions_B))
+        return Batch(images)
+
+    def iterate(self, start_step: int = 0) -> Generator[list[Batch], None, None]:
+        """The micro-batches of step after step, made ahead in a thread that ends with the iterator (``close()``)."""
+        with Prefetch(self._step, first=start_step, depth=self._config.prefetch) as steps:
+            while True:
+                yield steps.next()
+
+    def sequential(self, batch_size: int, *, at_most: int | None = None) -> Iterator[Batch]:
+        """Samples of the split, each once, modality after modality; the ranks share them.
+
+        A batch holds images of one modality. Every rank gets the same number of batches (see ``order.even_share``).
+
+        Args:
+            batch_size: Most images in a batch.
+            at_most: So many samples of each modality, spread evenly over all of them; None for every one.
+        """
+        for key, reader in self._readers.items():
+            num_samples = reader.num_samples if at_most is None else min(reader.num_samples, at_most)
+            for share in even_share(num_samples, batch_size=batch_size, rank=self._rank, world=self._world):
+                samples_B = torch.arange(share.start, share.stop) * reader.num_samples // num_samples
+                yield Batch({key: self._images(key, torch.zeros_like(samples_B), samples_B)})
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a continued run must find unchanged, and where it goes on."""
+        return {
+            "step": step,
+            "seed": self._seed,
+            "images_per_step": self.images_per_step,
+            "shuffle_window": self._config.shuffle_window,
+            "shards": [manifest.fingerprint for manifest in self._manifests],
+        }
+
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Checks that this loader goes on exactly where the one that gave ``state`` stopped.
+
+        Raises:
+            ShardError: It would read other samples; the message names both sides.
+        """
+        mine = self.state(state["step"])
+        for name, value in mine.items():
+            if state.get(name) != value:
+                folders = ", ".join(map(str, self._config.shards))
+                raise ShardError(
+                    f"the run was begun with {name} = {state.get(name)}, but now (shards {folders}) it is {value}: it "
+                    "would not go on where it stopped. Use the same shards and settings, or begin a new run"
+                )
+
+    def close(self) -> None:
+        """Closes the shards; iterators must be closed before."""
+        for reader in self._readers.values():
+            reader.close()
+
+    def _step(self, step: int) -> list[Batch]:
+        return [self.batch(step, micro) for micro in range(self._accumulation)]
+
+    def _images(self, key: str, epochs_B: Tensor, samples_B: Tensor) -> ModalityImages:
+        """Reads, normalises and crops images of one modality."""
+        reader = self._readers[key]
+        keys_B = self._keys(key, epochs_B, samples_B)
+        blocks, names = reader.read(samples_B.numpy())
+        shape = (len(samples_B), reader.statistics.spec.num_channels, self._image_size, self._image_size)
+        pixels_BCSS = torch.empty(shape)
+        present_BC = torch.empty(shape[:2], dtype=torch.bool)
+        for block in blocks:
+            places_B, groups_B = torch.from_numpy(block.places_B), torch.from_numpy(block.groups_B)
+            tiles_BCHW = self._normalisers[key](block.pixels_BCHW, groups_B)
+            pixels_BCSS[places_B] = self._crop(key, tiles_BCHW, keys_B[places_B])
+            present_BC[places_B] = self._normalisers[key].present(groups_B)
+        return ModalityImages(pixels_BCSS, present_BC, keys_B, names)
+
+    def _keys(self, key: str, epochs_B: Tensor, samples_B: Tensor) -> Tensor:
+        """The random key of each image: a function of seed, modality, epoch and sample."""
+        epochs, numbers_B = torch.unique(epochs_B, return_inverse=True)
+        bases = torch.tensor([counter.key(self._seed, "image", key, epoch) for epoch in epochs.tolist()])
+        return counter.mix(bases[numbers_B], samples_B)
+
+    def _crop(self, key: str, tiles_BCHW: Tensor, keys_B: Tensor) -> Tensor:
+        """Images of the wanted size from normalised tiles."""
+        side = tiles_BCHW.shape[-1]
+        if not self._augment and side == self._image_size:
+            return tiles_BCHW
+        crops = random_crops(keys_B, side, self._config.crop) if self._augment else whole_tiles(len(keys_B), side)
+        resampling: Resampling = "nearest" if self._readers[key].statistics.spec.is_complex else "triangle"
+        return resample(tiles_BCHW, crops, self._image_size, resampling)

@@ -1,0 +1,228 @@
+"""Scenes to work units, before any pixel is read.
+
+A unit is a run of tile rows of scenes of one modality, and yields at most one shard for each split. What a unit yields
+depends on the unit alone: so units may be built in any order, by any number of workers, again after a kill, and the
+bytes are the same.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ringmoe import modality as registry
+from ringmoe.config import files
+from ringmoe.data.layout import slugs
+from ringmoe.data.manifest import Manifest, RefusedFile, SceneEntry
+from ringmoe.errors import ConfigError
+from ringmoe.raster.quality import QualityConfig
+from ringmoe.raster.recognise import Catalogue
+from ringmoe.raster.scene import Scene
+from ringmoe.raster.tiling import TilingConfig
+
+_DIGEST_SAMPLE = 1 << 16  # bytes from the head, the middle and the end of a scene's file
+_NUM_LISTED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How shards are made from scenes.
+
+    Attributes:
+        tiling: How scenes are cut.
+        quality: Which tiles are dropped.
+        tiles_per_shard: Most windows that go into one shard before any is dropped; at least one row of tiles goes.
+    """
+
+    tiling: TilingConfig = field(default_factory=TilingConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    tiles_per_shard: int = 1024
+
+    def __post_init__(self) -> None:
+        """Checks the range.
+
+        Raises:
+            ConfigError: ``tiles_per_shard`` is not positive.
+        """
+        if self.tiles_per_shard < 1:
+            raise ConfigError(f"tiles_per_shard must be at least 1; it is {self.tiles_per_shard}")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows of tiles of one scene.
+
+    Attributes:
+        scene: The scene.
+        number: Its number among the scenes of its modality.
+        slug: Its short name.
+        rows: Indices into the rows of its grid.
+        num_windows: Windows in these rows.
+    """
+
+    scene: Scene
+    number: int
+    slug: str
+    rows: range
+    num_windows: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one worker does at a time.
+
+    Attributes:
+        modality: Key of the modality.
+        number: Number among the units of the modality.
+        spans: Rows of tiles in their order.
+        config: Settings of the build.
+        excluded: Quarantined scenes whose spans were taken out.
+    """
+
+    modality: str
+    number: int
+    spans: tuple[Span, ...]
+    config: BuildConfig
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of its files."""
+        return f"{self.modality}-{self.number:06d}"
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of all spans."""
+        return sum(span.num_windows for span in self.spans)
+
+    def without(self, scenes: Collection[str]) -> "Unit":
+        """The unit without the spans of some scenes."""
+        excluded = sorted({span.scene.name for span in self.spans} & set(scenes))
+        kept = tuple(span for span in self.spans if span.scene.name not in scenes)
+        return replace(self, spans=kept, excluded=tuple(excluded))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that determines the shards.
+
+    Attributes:
+        config: Settings of the build.
+        scenes: Scenes of each modality, sorted by name.
+        units: Work units, modality by modality.
+        refused: Files that are not used.
+    """
+
+    config: BuildConfig
+    scenes: dict[str, tuple[SceneEntry, ...]]
+    units: tuple[Unit, ...]
+    refused: tuple[RefusedFile, ...]
+
+    def record(self) -> dict[str, Any]:
+        """What must be equal for two builds to give the same shards, as plain values."""
+        return _record(files.to_dict(self.config), self.scenes)
+
+
+def make_plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
+    """Cuts the scenes of a catalogue into units."""
+    scenes: dict[str, tuple[SceneEntry, ...]] = {}
+    units: list[Unit] = []
+    for spec in registry.known():
+        found = [scene for scene in catalogue.scenes if scene.modality == spec.key]
+        if not found:
+            continue
+        short = slugs(scene.name for scene in found)
+        scenes[spec.key] = tuple(
+            SceneEntry(name=scene.name, slug=slug, digest=_digest(scene), synthetic=scene.synthetic)
+            for scene, slug in zip(found, short, strict=True)
+        )
+        cut = _cut(found, short, config)
+        units += [Unit(spec.key, number, spans, config) for number, spans in enumerate(cut)]
+    base = _base(catalogue.scenes[0])
+    refused = [
+        RefusedFile(name=refusal.path.relative_to(base).as_posix(), code=refusal.code, message=refusal.message)
+        for refusal in catalogue.refused
+    ]
+    return Plan(config, scenes, tuple(units), tuple(refused))
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What differs between two records of a plan, in words; None where they are the same."""
+    old, new = (dict(_flat(record["settings"])) for record in (before, now))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            return f"{name} was {old.get(name)} and now is {new.get(name)}"
+    for modality in sorted(before["scenes"].keys() | now["scenes"].keys()):
+        was, are = before["scenes"].get(modality, {}), now["scenes"].get(modality, {})
+        for words, names in (
+            ("are new", are.keys() - was.keys()),
+            ("are gone", was.keys() - are.keys()),
+            ("have changed", {name for name in was.keys() & are.keys() if was[name] != are[name]}),
+        ):
+            if names:
+                listed = ", ".join(sorted(names)[:_NUM_LISTED]) + (", ..." if len(names) > _NUM_LISTED else "")
+                return f"{len(names)} {modality} scenes {words} ({listed})"
+    return None
+
+
+def record_of(manifest: Manifest) -> dict[str, Any]:
+    """The record of the plan that finished shards were built from."""
+    return _record(manifest.settings, {key: entry.scenes for key, entry in manifest.modalities.items()})
+
+
+def _record(settings: Any, scenes: dict[str, tuple[SceneEntry, ...]]) -> dict[str, Any]:
+    digests = {key: {entry.name: entry.digest for entry in entries} for key, entries in scenes.items()}
+    return {"settings": settings, "scenes": digests}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings with dotted names."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _cut(scenes: Sequence[Scene], short: Sequence[str], config: BuildConfig) -> Iterator[tuple[Span, ...]]:
+    """Fills units with whole rows of tiles, scene after scene."""
+    spans: list[Span] = []
+    room = config.tiles_per_shard
+    for number, (scene, slug) in enumerate(zip(scenes, short, strict=True)):
+        grid = config.tiling.grid(scene.height, scene.width)
+        num_rows, num_cols = len(grid.row_starts), len(grid.col_starts)
+        row = 0
+        while row < num_rows:
+            if room < num_cols and spans:
+                yield tuple(spans)
+                spans, room = [], config.tiles_per_shard
+            fitting = min(num_rows - row, max(room // num_cols, 1))
+            spans.append(Span(scene, number, slug, range(row, row + fitting), fitting * num_cols))
+            row += fitting
+            room -= fitting * num_cols
+    if spans:
+        yield tuple(spans)
+
+
+def _base(scene: Scene) -> Path:
+    """The folder that the names of scenes are relative to."""
+    return scene.path.parents[len(PurePosixPath(scene.name).parts) - 1]
+
+
+def _digest(scene: Scene) -> str:
+    """Changes with what is known of a scene, its file's size, and its first, middle and last bytes.
+
+    Cheap, so that a second run over a large archive is quick, and the same for a copy of the archive.
+    """
+    known = files.to_dict(scene)
+    del known["path"]
+    digest = hashlib.sha256(json.dumps(known).encode())
+    with scene.path.open("rb") as file:
+        size = file.seek(0, 2)
+        for start in (0, (size - _DIGEST_SAMPLE) // 2, size - _DIGEST_SAMPLE):
+            file.seek(max(start, 0))
+            digest.update(file.read(_DIGEST_SAMPLE))
+    digest.update(str(size).encode())
+    return digest.hexdigest()

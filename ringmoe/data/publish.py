@@ -1,0 +1,136 @@
+"""Finished units to the folder that readers see: shards under their names, index, statistics, and the manifest last.
+
+It may be killed at any moment and run again: every step finds what the step before it left.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ringmoe import modality as registry
+from ringmoe.config import files
+from ringmoe.data.durable import DurableFile
+from ringmoe.data.inputs import Group
+from ringmoe.data.layout import INDEX_DTYPE, SPLITS, Split, index_name, shard_name, statistics_name
+from ringmoe.data.manifest import (
+    FileEntry,
+    GroupEntry,
+    Manifest,
+    ModalityEntry,
+    RefusedFile,
+    ShardEntry,
+    SplitEntry,
+    write_file,
+)
+from ringmoe.data.plan import Plan
+from ringmoe.data.unit import UnitResult, rows_file, shard_file, statistics_file
+from ringmoe.raster.statistics import Statistics
+
+
+def publish(
+    plan: Plan, results: Mapping[str, Sequence[UnitResult]], quarantined: Sequence[RefusedFile], work: Path, root: Path
+) -> Manifest:
+    """Makes the folder of shards from finished units.
+
+    Args:
+        plan: What was built.
+        results: Result of every unit of each modality, in the order of the units.
+        quarantined: Scenes that the units were built without.
+        work: Folder of the units' files.
+        root: Folder of the shards.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    modalities = {key: _publish_modality(plan, key, results[key], quarantined, work, root) for key in plan.scenes}
+    manifest = Manifest(
+        settings=files.to_dict(plan.config),
+        modalities=modalities,
+        refused=plan.refused,
+        quarantined=tuple(quarantined),
+        root=root,
+    )
+    manifest.save()
+    return Manifest.open(root)
+
+
+def _publish_modality(
+    plan: Plan, key: str, results: Sequence[UnitResult], quarantined: Sequence[RefusedFile], work: Path, root: Path
+) -> ModalityEntry:
+    """Everything of one modality."""
+    (root / key).mkdir(exist_ok=True)
+    groups = _merge_groups(key, results, work)
+    states = [statistics.to_dict() for _, statistics in groups.values()]
+    statistics_entry = write_file(root, statistics_name(key), json.dumps(states).encode())
+    numbers = {group: number for number, group in enumerate(groups)}
+    splits = {split: _publish_split(key, split, results, numbers, work, root) for split in SPLITS}
+    broken = {scene.name for scene in quarantined}
+    units = [unit.without(broken) for unit in plan.units if unit.modality == key]
+    dropped = sum((Counter(result.dropped) for result in results), Counter[str]())
+    entry = ModalityEntry(
+        spec=registry.get(key),
+        tile=plan.config.tiling.tile,
+        scenes=plan.scenes[key],
+        candidates=sum(unit.num_windows for unit in units),
+        dropped=dict(sorted(dropped.items())),
+        groups=tuple(
+            GroupEntry(group=replace(group, channels=statistics.summary()), tiles=dict(tiles))
+            for group, (tiles, statistics) in groups.items()
+        ),
+        splits={split: entry for split, entry in splits.items() if entry is not None},
+        statistics=statistics_entry,
+    )
+    assert entry.candidates == entry.num_kept + dropped.total(), f"{key}: a window was lost or counted twice"
+    return entry
+
+
+def _merge_groups(
+    key: str, results: Sequence[UnitResult], work: Path
+) -> dict[Group, tuple[Counter[Split], Statistics]]:
+    """The groups of all units in the order in which they appear, their tiles, and their statistics.
+
+    The units' statistics are merged in the order of the units, so the last bits do not depend on who was quicker.
+    """
+    num_channels = registry.get(key).num_channels
+    merged: dict[Group, tuple[Counter[Split], Statistics]] = {}
+    for result in results:
+        states = json.loads((work / statistics_file(result.name)).read_bytes())
+        for found, state in zip(result.groups, states, strict=True):
+            tiles, statistics = merged.setdefault(found.group, (Counter(), Statistics(num_channels, found.group.dtype)))
+            tiles.update(found.tiles)
+            statistics.merge(Statistics.from_dict(state))
+    return merged
+
+
+def _publish_split(
+    key: str, split: Split, results: Sequence[UnitResult], numbers: dict[Group, int], work: Path, root: Path
+) -> SplitEntry | None:
+    """Names the shards of one split and writes its index; None where it has no samples."""
+    shards: list[ShardEntry] = []
+    units: list[UnitResult] = []
+    for result in results:
+        if (written := result.shards.get(split)) is None:
+            continue
+        name = shard_name(key, split, len(shards))
+        if (unnamed := work / shard_file(result.name, split)).exists():
+            unnamed.replace(root / name)  # else a run before this one was killed after it had named this shard
+        shards.append(ShardEntry(name=name, samples=written.samples, bytes=written.bytes, sha256=written.sha256))
+        units.append(result)
+    if not shards:
+        return None
+    name = index_name(key, split)
+    num_samples = sum(shard.samples for shard in shards)
+    header = {"descr": np.lib.format.dtype_to_descr(INDEX_DTYPE), "fortran_order": False, "shape": (num_samples,)}
+    with DurableFile(root / name) as index:
+        np.lib.format.write_array_header_1_0(index, header)
+        for result in units:
+            rows = np.load(work / rows_file(result.name, split), allow_pickle=False)
+            rows["group"] = np.array([numbers[found.group] for found in result.groups], dtype="<u2")[rows["group"]]
+            index.write(rows.tobytes())
+        index.commit()
+    entry = FileEntry(name=name, bytes=index.size, sha256=index.sha256)
+    return SplitEntry(shards=tuple(shards), index=entry)

@@ -1,0 +1,164 @@
+"""One work unit: its tiles to at most one shard for each split, and the account of every window."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ringmoe.batch import Tile, TileRecord
+from ringmoe.config import files
+from ringmoe.data.inputs import Group
+from ringmoe.data.layout import Split, member_key
+from ringmoe.data.manifest import RefusedFile, write_file
+from ringmoe.data.plan import Span, Unit
+from ringmoe.data.writer import ShardWriter, WrittenShard, npy_bytes
+from ringmoe.errors import SceneError
+from ringmoe.raster.read import iter_tiles
+from ringmoe.raster.statistics import Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitGroup:
+    """Tiles of one group in a unit.
+
+    Attributes:
+        group: What they share; its statistics are kept beside, in ``statistics_file``.
+        tiles: How many there are of each split.
+    """
+
+    group: Group
+    tiles: dict[Split, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitResult:
+    """What became of a unit.
+
+    Attributes:
+        name: The unit.
+        excluded: Quarantined scenes that it was built without.
+        dropped: Windows that each rule dropped.
+        groups: Groups in the order in which they appear; the rows of the index count through them.
+        shards: Finished shard of each split that has samples.
+        broken: A scene that could not be read to its end; then there are no shards.
+    """
+
+    name: str
+    excluded: tuple[str, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    groups: tuple[UnitGroup, ...] = ()
+    shards: dict[Split, WrittenShard] = field(default_factory=dict)
+    broken: RefusedFile | None = None
+
+
+def shard_file(unit: str, split: Split) -> str:
+    """File of a unit's shard."""
+    return f"{unit}.{split}.tar"
+
+
+def rows_file(unit: str, split: Split) -> str:
+    """File of a unit's rows of the member index."""
+    return f"{unit}.{split}.npy"
+
+
+def statistics_file(unit: str) -> str:
+    """File of the statistics of a unit's groups."""
+    return f"{unit}.statistics.json"
+
+
+def result_file(unit: str) -> str:
+    """File of a unit's result: written last, so where it is the unit is finished."""
+    return f"{unit}.json"
+
+
+def build_unit(unit: Unit, folder: Path) -> UnitResult:
+    """Builds a unit; its files appear in ``folder``, the result last.
+
+    Args:
+        unit: What to build.
+        folder: Where; no other unit of the same name is built there at the same time.
+
+    Raises:
+        OSError: The files cannot be written; nothing half-written is left.
+    """
+    work = _UnitWork()
+    with ExitStack() as stack:
+        writers: dict[Split, ShardWriter] = {}
+        for span in unit.spans:
+            try:
+                for tile, split in work.kept(span, unit):
+                    if split not in writers:
+                        writers[split] = stack.enter_context(ShardWriter(folder / shard_file(unit.name, split)))
+                    key = member_key(span.slug, tile.record.row, tile.record.col)
+                    writers[split].add(key, tile, scene=span.number, group=work.take(tile, split))
+            except SceneError as error:
+                broken = RefusedFile(name=span.scene.name, code="broken", message=str(error))
+                return UnitResult(name=unit.name, excluded=unit.excluded, broken=broken)
+        shards = {}
+        for split, writer in writers.items():
+            shards[split], rows = writer.finish()
+            write_file(folder, rows_file(unit.name, split), npy_bytes(rows))
+    states = [statistics.to_dict() for statistics in work.statistics.values()]
+    write_file(folder, statistics_file(unit.name), json.dumps(states).encode())
+    result = UnitResult(
+        name=unit.name,
+        excluded=unit.excluded,
+        dropped=dict(sorted(work.dropped.items())),
+        groups=tuple(UnitGroup(group=group, tiles=dict(work.tiles[group])) for group in work.statistics),
+        shards=shards,
+    )
+    write_file(folder, result_file(unit.name), json.dumps(files.to_dict(result)).encode())
+    return result
+
+
+class _UnitWork:
+    """The accounts of a unit while it is built."""
+
+    def __init__(self) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.statistics: dict[Group, Statistics] = {}
+        self.tiles: dict[Group, Counter[Split]] = {}
+
+    def kept(self, span: Span, unit: Unit) -> Iterator[tuple[Tile, Split]]:
+        """The tiles of a span that are kept; the others are counted."""
+        for candidate in iter_tiles(span.scene, unit.config.tiling, unit.config.quality, rows=span.rows):
+            if candidate.tile is not None and candidate.split is not None:
+                yield candidate.tile, candidate.split
+            else:
+                self.dropped[str(candidate.reason)] += 1
+
+    def take(self, tile: Tile, split: Split) -> int:
+        """Counts a tile in its group; only tiles that train enter the statistics. Returns the group's number."""
+        group = _group_of(tile.record)
+        if group not in self.statistics:
+            self.statistics[group] = Statistics(len(tile.pixels_CHW), tile.record.dtype)
+            self.tiles[group] = Counter()
+        self.tiles[group][split] += 1
+        if split == "train":
+            each = len(tile.pixels_CHW) // len(tile.record.bands)
+            present = [band not in group.absent for band in tile.record.bands for _ in range(each)]
+            self.statistics[group].update(tile.pixels_CHW, nodata=tile.record.nodata, present=present)
+        return list(self.statistics).index(group)
+
+
+def _group_of(record: TileRecord) -> Group:
+    return Group(
+        sensor=record.sensor,
+        units=record.units,
+        dtype=record.dtype,
+        nodata=None if record.nodata is None else str(float(record.nodata)),
+        absent=record.absent,
+    )
+
+
+def load_result(folder: Path, unit: Unit) -> UnitResult | None:
+    """The result of a unit that was finished before; None where it was not, or was built from other scenes."""
+    path = folder / result_file(unit.name)
+    if not path.exists():
+        return None
+    values: dict[str, Any] = json.loads(path.read_bytes())
+    result = files.from_dict(UnitResult, values, where=str(path))
+    return result if result.excluded == unit.excluded else None

@@ -1,0 +1,94 @@
+"""Tiles to a shard: a plain WebDataset tar whose bytes depend on nothing but the tiles.
+
+The tar is webdataset's own. What is added is that it appears under its name only when it is whole, and that the place
+and checksum of every tile's pixels are noted, so that a reader needs neither tar nor npy parsing.
+"""
+
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from webdataset.writer import TarWriter
+
+from ringmoe.batch import Tile
+from ringmoe.data.durable import DurableFile
+from ringmoe.data.layout import INDEX_DTYPE
+
+_TAR_BLOCK = 512
+_OWNER = "ringmoe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenShard:
+    """A finished shard file.
+
+    Attributes:
+        samples: Samples in it.
+        bytes: Size.
+        sha256: Checksum.
+    """
+
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes one shard; a context manager. Without ``finish`` nothing is left behind."""
+
+    def __init__(self, path: Path) -> None:
+        """Begins the shard; ``finish`` gives the file its name."""
+        self._file = DurableFile(path)
+        self._tar = TarWriter(self._file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, compress=False, encoder=False)
+        self._rows: list[tuple[int, ...]] = []
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes what was not finished."""
+        self._file.__exit__(kind, error, trace)
+
+    def add(self, key: str, tile: Tile, *, scene: int, group: int) -> None:
+        """Appends a sample: ``<key>.json`` and ``<key>.npy``.
+
+        Args:
+            key: Unique in its modality, without a dot.
+            tile: Pixels and record.
+            scene: Number of the scene, for the index.
+            group: Number of the group, for the index.
+        """
+        pixels = np.ascontiguousarray(tile.pixels_CHW)
+        member = npy_bytes(pixels)
+        record = json.dumps(tile.record.to_dict(), allow_nan=False).encode()
+        self._tar.write({"__key__": key, "json": record, "npy": member})
+        # the members are written in the order of their names, so the pixels are the last thing before the padding
+        end = self._tar.tarstream.offset - -len(member) % _TAR_BLOCK
+        place = (end - pixels.nbytes, pixels.nbytes, zlib.crc32(pixels.data))
+        self._rows.append((*place, scene, tile.record.row, tile.record.col, group))
+
+    def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
+        """Makes the shard durable and gives it its name.
+
+        Returns:
+            The shard, and its rows of the member index.
+        """
+        self._tar.close()
+        self._file.commit()
+        shard = WrittenShard(samples=len(self._rows), bytes=self._file.size, sha256=self._file.sha256)
+        return shard, np.array(self._rows, dtype=INDEX_DTYPE)
+
+
+def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    """An array as the content of an .npy file."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
