@@ -12,8 +12,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
-# one folder for the engine's compiled operators, of this environment alone: a lock left in a shared one hangs every start
-export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help setup demo test test-fast check lint types clean
@@ -32,8 +30,6 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install -q "torch>=2.11" numpy
 	echo "==> the other packages; DeepSpeed and fairscale are built against this torch"
 	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q --no-build-isolation --editable ".[train,dev]"
-	echo "==> compiling the engine's operator (about half a minute)"
-	$(BIN)/python -m ringmoe.distributed.prebuild
 	touch $(STAMP)
 
 demo: $(STAMP) ## Walk the whole way once on synthetic scenes: shards, training, resume, compression (under 6 minutes)

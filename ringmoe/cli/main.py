@@ -23,7 +23,9 @@ class Verb:
         """Reads the function's config dataclass from the command line and calls it."""
         function: Callable[[Any], None] = getattr(import_module(self.module), self.function)
         config_type = get_type_hints(function)["config"]
-        function(tyro.cli(config_type, prog=f"ringmoe {name}", description=self.summary, args=arguments))
+        # --tile and not --tiling.tile: how the settings are grouped is our affair
+        plain = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+        function(tyro.cli(config_type, prog=f"ringmoe {name}", description=self.summary, args=arguments, config=plain))
 
 
 VERBS = {

@@ -1,0 +1,90 @@
+"""From the settings of a run to a trainer that is ready to go."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from ringmoe.distributed.engine import Engine, build_engine
+from ringmoe.distributed.launch import World
+from ringmoe.distributed.recompute import recompute_blocks
+from ringmoe.distributed.topology import Topology
+from ringmoe.layers.init import initialise
+from ringmoe.models.ringmoe.model import RingMoE
+from ringmoe.moe.parallel import ExpertParallel
+from ringmoe.naming import canonical_entries
+from ringmoe.train.callbacks.base import Callback
+from ringmoe.train.callbacks.checkpoint import Checkpoint
+from ringmoe.train.callbacks.evaluation import Evaluation
+from ringmoe.train.callbacks.expert_load import ExpertLoad
+from ringmoe.train.callbacks.metrics_file import MetricsFile
+from ringmoe.train.callbacks.nan_guard import NanGuard
+from ringmoe.train.callbacks.pictures import Pictures
+from ringmoe.train.callbacks.progress import ProgressLine
+from ringmoe.train.callbacks.speed import Speed
+from ringmoe.train.callbacks.tensorboard import TensorBoard
+from ringmoe.train.loaders import train_loader, whole_tiles_loader
+from ringmoe.train.optim import decay_of_parameters
+from ringmoe.train.run import RunConfig
+from ringmoe.train.trainer import Trainer
+
+
+def build_trainer(config: RunConfig, world: World) -> Trainer:
+    """Model with its first weights, engine, data and callbacks. Collective.
+
+    Args:
+        config: The run, checked.
+        world: This rank among all.
+
+    Raises:
+        RingMoEError: See ``build_engine`` and ``Loader``.
+    """
+    loader = train_loader(config, rank=world.rank, world=world.size)
+    model, engine = build_model_and_engine(config, world)
+    return Trainer(config, world, model, engine, loader, list(_callbacks(config, world)))
+
+
+def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, Engine]:
+    """The model with its first weights, in the hands of the engine. Collective.
+
+    Raises:
+        ConfigError: See ``build_engine``.
+    """
+    topology = Topology(world.size, config.parallel.expert_parallel)
+    parallel = ExpertParallel(topology.expert_parallel, topology.ep_rank(world.rank))
+    model = RingMoE(config.model, parallel)
+    initialise(model, config.seed)
+    if config.parallel.recompute:
+        recompute_blocks(model, [f"blocks.{block}" for block in range(config.model.num_blocks)])
+    groups = parameter_groups(model, config.optimiser.weight_decay)
+    return model, build_engine(model, groups, parallel, config.engine_config())
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters that decay and those that do not, as the engine takes them."""
+    decays = decay_of_parameters(canonical_entries(model))
+    named = dict(model.named_parameters())
+    return [
+        {
+            "name": name,
+            "params": [named[path] for path, decaying in decays.items() if decaying == wanted],
+            "weight_decay": weight_decay if wanted else 0.0,
+        }
+        for name, wanted in (("decay", True), ("no_decay", False))
+    ]
+
+
+def _callbacks(config: RunConfig, world: World) -> Iterator[Callback]:
+    """In the order of their hooks: what completes and checks rows, what makes them, what saves, what writes."""
+    every, pictures = config.every, config.output / "pictures"
+    images = config.images_per_step(world.size)
+    yield NanGuard()
+    yield Speed(images_per_step=images, tokens_per_step=images * config.model.map_size(0) ** 2)
+    yield ExpertLoad(every.pictures, config.model, pictures)
+    share = whole_tiles_loader(config.data, config.model, rank=world.rank, world=world.size)
+    yield Evaluation(every.evaluation, config.evaluation, share)
+    yield Pictures(every.pictures, whole_tiles_loader(config.data, config.model), pictures)
+    yield Checkpoint(every.checkpoint)
+    yield MetricsFile(config.output)
+    yield TensorBoard(config.output / "tensorboard")
+    yield ProgressLine()

@@ -1,0 +1,39 @@
+"""Saving: at an interval, when the run ends, and when it is asked to stop."""
+
+from typing import TYPE_CHECKING
+
+from ringmoe.train.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from ringmoe.train.trainer import Trainer
+
+
+class Checkpoint(Callback):
+    """Saves the whole run every ``every`` steps and at the end.
+
+    Stands after the callbacks that gather state, and flushes the metrics first, so that a run whose numbers went wrong
+    stops before it is saved.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._saved_step = 0
+
+    def start(self, trainer: "Trainer") -> None:
+        """What was resumed is saved already."""
+        self._saved_step = trainer.step
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """Saves at the interval."""
+        if trainer.step % self._every == 0:
+            self._save(trainer)
+
+    def finish(self, trainer: "Trainer") -> None:
+        """Saves what the interval has not saved."""
+        if trainer.step != self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: "Trainer") -> None:
+        trainer.flush()
+        trainer.save()
+        self._saved_step = trainer.step

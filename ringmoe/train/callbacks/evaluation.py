@@ -1,0 +1,55 @@
+"""Held-out tiles reconstructed while the run goes on."""
+
+from typing import TYPE_CHECKING
+
+from ringmoe.data.loader import Loader
+from ringmoe.train.callbacks.base import Callback
+from ringmoe.train.evaluate import evaluate
+from ringmoe.train.metrics import Row
+from ringmoe.train.run import EvaluationConfig
+
+if TYPE_CHECKING:
+    from ringmoe.train.trainer import Trainer
+
+
+class Evaluation(Callback):
+    """Logs ``val/<modality>`` and ``val_ratio/<modality>``: the masked error, and its share of the baseline's.
+
+    Args:
+        every: Steps between evaluations; there is one more at the end.
+        config: How tiles are judged.
+        loader: Gives this rank's share of the held-out tiles.
+    """
+
+    def __init__(self, every: int, config: EvaluationConfig, loader: Loader) -> None:
+        self._every = every
+        self._config = config
+        self._loader = loader
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """Evaluates at the interval."""
+        if trainer.step % self._every == 0:
+            self._evaluate(trainer)
+
+    def finish(self, trainer: "Trainer") -> None:
+        """Evaluates the finished model."""
+        if trainer.is_complete and trainer.step % self._every:
+            self._evaluate(trainer)
+
+    def close(self) -> None:
+        """Closes the shards."""
+        self._loader.close()
+
+    def _evaluate(self, trainer: "Trainer") -> None:
+        config = self._config
+        results = evaluate(
+            trainer.model,
+            self._loader,
+            device=trainer.world.device,
+            masks=config.masks,
+            batch=config.batch,
+            tiles=config.tiles,
+        )
+        row = Row(trainer.step, {f"val/{key}": result.model for key, result in results.items()})
+        row.scalars |= {f"val_ratio/{key}": result.ratio for key, result in results.items()}
+        trainer.log([row])

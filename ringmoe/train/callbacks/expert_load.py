@@ -1,0 +1,92 @@
+"""Who uses which expert: counted while the run goes on, drawn, and kept in every checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.usage import Usage
+from ringmoe.report.canvas import save_png, to_rgb
+from ringmoe.report.expert_load import expert_load_figure
+from ringmoe.train.callbacks.base import Callback
+from ringmoe.train.metrics import Row
+
+if TYPE_CHECKING:
+    from ringmoe.train.trainer import Trainer
+
+# L layers, M modalities, E experts that one modality may choose from
+
+_KEPT = 0.99  # share of the counts that each step leaves: the last hundred steps or so are what is seen
+DOCUMENT = "usage.json"
+
+
+class ExpertLoad(Callback):
+    """Counts the selections of all ranks; older steps fade, so that it tells how tokens are routed now.
+
+    Every checkpoint has the counts as ``usage.json``, by which compression chooses experts (App. B.4, Eq. 15).
+
+    Args:
+        every: Steps between pictures; there is one more at the end.
+        model: The architecture.
+        folder: Where pictures go.
+    """
+
+    def __init__(self, every: int, model: RingMoEConfig, folder: Path) -> None:
+        self._every = every
+        self._model = model
+        self._folder = folder
+        self._counts_LME = torch.zeros(model.num_blocks, len(model.modalities), model.num_routed, dtype=torch.float64)
+        self._tokens_LM = torch.zeros(model.num_blocks, len(model.modalities), dtype=torch.float64)
+        self._last_step = 0
+
+    def on_steps(self, trainer: "Trainer", rows: Sequence[Row]) -> None:
+        """Adds the counts of these steps."""
+        for row in rows:
+            self._counts_LME = _KEPT * self._counts_LME + torch.from_numpy(row.arrays["routing_counts_LME"])
+            self._tokens_LM = _KEPT * self._tokens_LM + torch.from_numpy(row.arrays["tokens_LM"])
+        self._last_step = rows[-1].step
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """Draws at the interval."""
+        if trainer.step % self._every == 0:
+            self._draw(trainer)
+
+    def finish(self, trainer: "Trainer") -> None:
+        """Draws how the run ended."""
+        if trainer.is_complete and trainer.step % self._every:
+            self._draw(trainer)
+
+    def documents(self) -> dict[str, dict[str, Any]]:
+        """The counts as ``usage.json``."""
+        usage = Usage.from_counts(
+            self._counts_LME,
+            self._tokens_LM,
+            modalities=self._model.modalities,
+            num_specialised=self._model.num_specialised,
+            source=f"training up to step {self._last_step}, each step before it counting 1 % less",
+        )
+        return {DOCUMENT: usage.to_dict()}
+
+    def state(self) -> dict[str, Any]:
+        """The counts, unrounded."""
+        return {"counts_LME": self._counts_LME.tolist(), "tokens_LM": self._tokens_LM.tolist()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self._counts_LME = torch.tensor(state["counts_LME"], dtype=torch.float64)
+        self._tokens_LM = torch.tensor(state["tokens_LM"], dtype=torch.float64)
+
+    def _draw(self, trainer: "Trainer") -> None:
+        trainer.flush()
+        if not trainer.is_main or not self._model.num_routed:
+            return
+        figure = expert_load_figure(
+            self._counts_LME.numpy(),
+            self._model.modalities,
+            num_specialised=self._model.num_specialised,
+            title=f"expert load, step {trainer.step}",
+        )
+        save_png(figure, self._folder / f"step-{trainer.step:08d}-expert-load.png")
+        trainer.show("expert_load", to_rgb(figure))

@@ -1,0 +1,40 @@
+"""What a run would do, from its settings and the shards' manifests alone."""
+
+from rich.table import Table
+
+from ringmoe.train.loaders import train_loader
+from ringmoe.train.run import RunConfig
+
+
+def plan_of(config: RunConfig, world: int) -> Table:
+    """The resolved plan as a table: sizes of the model, images, tokens and steps.
+
+    Args:
+        config: The run, already checked.
+        world: Ranks that it is planned for.
+    """
+    model, loader = config.model, train_loader(config, rank=0, world=world)
+    active = max(model.num_active_params(key) for key in model.modalities)
+    tokens = model.map_size(0) ** 2
+    images = loader.images_per_step
+    flops = 3 * sum(number * model.flops_per_image(key) for key, number in images.items())
+    epochs = config.schedule.steps / loader.num_steps_per_epoch
+    rows = {
+        "parameters": f"{model.num_params():,}, of which an image uses at most {active:,}",
+        "image": f"{model.image_size} x {model.image_size} pixels, {tokens} tokens in the first stage",
+        "ranks": f"{world}, experts over {config.parallel.expert_parallel}, engine {config.parallel.engine}, "
+        f"{config.parallel.dtype}",
+        "images in a step": f"{sum(images.values())}: "
+        + ", ".join(f"{key} {number}" for key, number in images.items()),
+        "tokens in a step": f"{sum(images.values()) * tokens:,}",
+        "FLOPs in a step": f"{flops:.3g} (forward and backward, without recomputation)",
+        "tiles to train on": ", ".join(f"{key} {number:,}" for key, number in loader.num_samples.items()),
+        "steps": f"{config.schedule.steps:,}, {epochs:.3g} epochs of {loader.num_steps_per_epoch:,}",
+        "learning rate": f"{config.optimiser.lr:g} after {config.schedule.warmup} steps, down to "
+        f"{config.optimiser.lr * config.schedule.floor:g}",
+        "output": str(config.output),
+    }
+    table = Table("", "plan", title="nothing is started", show_header=False)
+    for name, text in rows.items():
+        table.add_row(name, text)
+    return table

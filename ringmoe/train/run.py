@@ -1,0 +1,141 @@
+"""The whole of a training run as typed settings: every component's own config, added up."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from ringmoe.data.loader import DataConfig
+from ringmoe.distributed.engine_file import EngineConfig
+from ringmoe.errors import ConfigError
+from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.train.optim import OptimiserConfig, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the work is spread and computed.
+
+    Attributes:
+        expert_parallel: Ranks that share the experts: 1, 2 or 4, a divisor of the world and of every expert family.
+        engine: Engine file: its path, or the name of one in ``ds_configs``.
+        dtype: Type of weights and activations; master weights, gates, norms and losses are fp32 in either case.
+        recompute: Forget the activations inside each block and compute them again for the backward pass.
+    """
+
+    expert_parallel: int = 1
+    engine: str = "zero1"
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    recompute: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig:
+    """Images of an optimiser step; those of a micro-batch are ``data.micro_batch``.
+
+    Attributes:
+        accumulation: Micro-batches of one optimiser step on each rank.
+        total: Images that all ranks together must come to in a step; None accepts what comes out.
+    """
+
+    accumulation: int = 1
+    total: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervals:
+    """How often something happens, in optimiser steps.
+
+    Attributes:
+        log: Metrics are read from the device and written.
+        checkpoint: The run is saved (and at its end).
+        evaluation: The held-out tiles are reconstructed (and at the end).
+        pictures: Reconstructions and expert load are drawn (and at the end).
+    """
+
+    log: int = 10
+    checkpoint: int = 1_000
+    evaluation: int = 1_000
+    pictures: int = 1_000
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ConfigError: An interval is below 1.
+        """
+        for name, value in vars(self).items():
+            if value < 1:
+                raise ConfigError(f"every.{name} is {value} steps; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How held-out tiles are judged.
+
+    Attributes:
+        tiles: Most tiles of each modality, spread evenly over the held-out ones.
+        masks: Masks that each tile is reconstructed under; the error is their mean.
+        batch: Tiles of one forward pass on each rank.
+    """
+
+    tiles: int = 512
+    masks: int = 4
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ConfigError: A number is below 1.
+        """
+        for name in (each.name for each in fields(EvaluationConfig)):  # not those that a subclass adds
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluation.{name} is {getattr(self, name)}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A pre-training run.
+
+    Attributes:
+        output: Folder of checkpoints, metrics, TensorBoard logs and pictures; starting again with it continues the run.
+        seed: Fixes first weights, order of samples, crops, masks and gate noise.
+        keep_last: Checkpoints that stay.
+        model: Architecture, masking and objective.
+        data: Shards and micro-batches.
+        batch: Images of a step.
+        optimiser: AdamW.
+        schedule: Number of steps and learning rate.
+        parallel: Experts, engine, precision.
+        every: How often something is logged, saved, evaluated and drawn.
+        evaluation: How held-out tiles are judged.
+    """
+
+    output: Path = Path("runs/pretrain")
+    seed: int = 0
+    keep_last: int = 3
+    model: RingMoEConfig = field(default_factory=RingMoEConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    every: Intervals = field(default_factory=Intervals)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def engine_config(self) -> EngineConfig:
+        """What the engine needs to know of the run."""
+        return EngineConfig(
+            file=self.parallel.engine,
+            dtype=self.parallel.dtype,
+            micro_batch=self.data.micro_batch,
+            accumulation=self.batch.accumulation,
+            clip=self.optimiser.clip,
+            lr=self.optimiser.lr,
+            betas=self.optimiser.betas,
+            eps=self.optimiser.eps,
+        )
+
+    def images_per_step(self, world: int) -> int:
+        """Images of all modalities, micro-batches and ranks in one optimiser step."""
+        return self.data.micro_batch * self.batch.accumulation * world

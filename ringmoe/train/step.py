@@ -1,0 +1,64 @@
+"""One optimiser step: forward and backward of each micro-batch, then the update."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ringmoe.batch import Batch
+from ringmoe.distributed.collectives import Reduction
+from ringmoe.distributed.engine import Engine
+from ringmoe.models.ringmoe.model import Output
+from ringmoe.train.metrics import Metrics
+
+# M modalities
+
+
+class MicroBatch(NamedTuple):
+    """What is remembered of a micro-batch until the metrics are flushed, to find the culprit of a fault.
+
+    Attributes:
+        loss_M: (M,) masked error of each modality on this rank.
+        sample_ids: Names of its images by modality.
+    """
+
+    loss_M: Tensor
+    sample_ids: Mapping[str, tuple[str, ...]]
+
+
+def train_step(engine: Engine, batches: Iterable[Batch], metrics: Metrics, device: torch.device) -> list[MicroBatch]:
+    """Takes one optimiser step; it reads no number back from the device.
+
+    Args:
+        engine: The model and its optimiser, with the step's learning rate set.
+        batches: The micro-batches of this rank, as many as the engine accumulates.
+        metrics: Where losses, balance, routing and gradient norm are queued.
+        device: Where the model is.
+
+    Returns:
+        What each micro-batch held.
+    """
+    seen = []
+    for batch in batches:
+        output: Output = engine.forward(batch.to(device))
+        engine.backward(output.loss)
+        engine.step()
+        for name, value, reduction in _terms(output, tuple(batch.images)):
+            metrics.record(name, value, reduction)
+        ids = {key: images.sample_ids for key, images in batch.images.items()}
+        seen.append(MicroBatch(output.recon_M.detach(), ids))
+    metrics.record("gradient_norm", engine.grad_norm, "last")
+    return seen
+
+
+def _terms(output: Output, modalities: tuple[str, ...]) -> Iterator[tuple[str, Tensor, Reduction]]:
+    """Everything that is logged of a micro-batch, by name."""
+    yield "loss", output.loss, "mean"
+    for key, value in zip(modalities, output.recon_M, strict=True):
+        yield f"loss/{key}", value, "mean"
+    for key, value in zip(modalities, output.balance_specialised_M, strict=True):
+        yield f"balance/{key}", value, "mean"
+    yield "balance/collaborative", output.balance_collaborative, "mean"
+    yield "routing_counts_LME", output.routing_counts_LME, "sum"
+    yield "tokens_LM", output.tokens_LM, "sum"

@@ -1,0 +1,40 @@
+"""What callbacks write and say; their part in a whole run is in tests/end_to_end."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ringmoe.train.callbacks.metrics_file import FILE_NAME, MetricsFile
+from ringmoe.train.callbacks.progress import describe
+from ringmoe.train.metrics import Row
+
+
+@pytest.fixture
+def lines(tmp_path):
+    path = tmp_path / FILE_NAME
+    path.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "lo')
+    return path
+
+
+def test_rows_after_the_checkpoint_and_half_lines_are_dropped(lines: Path):
+    file = MetricsFile(lines.parent)
+    file.open(2)
+    file.write([Row(3, {"loss": 0.5})])
+    file.close()
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 0.5}]
+    assert [path.name for path in lines.parent.iterdir()] == [FILE_NAME]
+
+
+def test_the_line_of_steps_shows_their_mean_and_the_last_rate():
+    rows = [
+        Row(step, {"loss": 2.0 * step, "loss/opt": 1.0 * step, "lr": 1e-3 * step, "images_per_second": 99.6})
+        for step in (1, 2)
+    ]
+    assert describe(rows) == "loss 3 (opt 1.5)  lr 2.00e-03  100 images/s"
+
+
+def test_the_line_of_an_evaluation_shows_the_ratios():
+    row = Row(5, {"val/opt": 0.4, "val_ratio/opt": 0.81234, "val_ratio/ms": 1.0})
+    assert describe([row]) == "held out, share of the visible mean's error: opt 0.812 ms 1"
