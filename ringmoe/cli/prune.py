@@ -22,7 +22,7 @@ from ringmoe.compress.ep import PruningRule, RuleKind
 from ringmoe.compress.kc import RankRule
 from ringmoe.compress.plan import CompressionPlan, Mode, Options, make_plan
 from ringmoe.compress.save import check, item_bytes, needed_bytes, save
-from ringmoe.compress.tables import ledger_table, plan_table
+from ringmoe.compress.tables import ledger_table, merge_table, plan_table
 from ringmoe.errors import ConfigError
 from ringmoe.models import preset
 from ringmoe.models.ringmoe.config import RingMoEConfig
@@ -169,7 +169,7 @@ def _carry_out(plan: CompressionPlan, reader: CheckpointReader, out: Path) -> No
         task = progress.add_task(plan.options.mode, total=len(shapes(plan.result)))
         merges = save(plan, reader, out, progress=lambda _: progress.advance(task))
     if merges:
-        console.print(plan_table(plan, merges))
+        console.print(merge_table(plan, merges))
     before, after = plan.ledger[0].total, plan.ledger[-1].total
     console.print(f"{out}: {before:,} -> {after:,} parameters ({after / before:.1%})", markup=False, soft_wrap=True)
 

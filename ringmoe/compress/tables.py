@@ -10,11 +10,8 @@ from ringmoe.compress.apply import Merge
 from ringmoe.compress.plan import DENSE_MODES, TITLES, BlockPlan, CompressionPlan
 
 
-def plan_table(plan: CompressionPlan, merges: Mapping[str, Merge] | None = None) -> Table:
-    """What stays, what goes and what merges in each block, with sizes, and what merging did once it is done.
-
-    Neighbouring blocks of which the same is to be said share a row.
-    """
+def plan_table(plan: CompressionPlan) -> Table:
+    """What stays, what goes and what merges in each block, with sizes; like neighbours share a row."""
     mode = plan.options.mode
     title = f"{TITLES[mode]} ({mode}) for {', '.join(plan.options.modalities)}"
     if mode == "ep":
@@ -25,13 +22,21 @@ def plan_table(plan: CompressionPlan, merges: Mapping[str, Merge] | None = None)
     for name in ("experts that become one FFN",) if mode in DENSE_MODES else ("stays", "goes"):
         table.add_column(name)
     table.add_column("parameters of a block's experts", justify="right")
-    if merges:
-        for name in ("|W1| / |W1 shared|", "|W2| / |W2 shared|"):
-            table.add_column(name, justify="right")
-    rows = [(block.block, (*_block_cells(plan, block), *_merge_cells(block, merges))) for block in plan.blocks]
+    rows = [(block.block, _block_cells(plan, block)) for block in plan.blocks]
     for cells, same in groupby(rows, key=lambda row: row[1]):
         numbers = [number for number, _ in same]
         table.add_row(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}", *cells)
+    return table
+
+
+def merge_table(plan: CompressionPlan, merges: Mapping[str, Merge]) -> Table:
+    """What merging did to the size of the weights: nothing in the paper scales the sums."""
+    table = Table(title="scale of the merged matrices", title_justify="left")
+    for name in ("block", "|W1| / |W1 shared|", "|W2| / |W2 shared|"):
+        table.add_column(name, justify="right")
+    for block in plan.blocks:
+        scales = (merges[f"blocks.{block.block}.moe.shared.{part}"].scale for part in ("w1", "w2"))
+        table.add_row(str(block.block), *("-" if scale is None else f"{scale:.2f}" for scale in scales))
     return table
 
 
@@ -83,10 +88,3 @@ def _merged_text(block: BlockPlan) -> str:
         family if family == "shared" else f"{num} {family}" + (f" at rank {rank}" if rank else "")
         for (family, rank), num in families.items()
     )
-
-
-def _merge_cells(block: BlockPlan, merges: Mapping[str, Merge] | None) -> tuple[str, ...]:
-    if not merges:
-        return ()
-    scales = (merges[f"blocks.{block.block}.moe.shared.{part}"].scale for part in ("w1", "w2"))
-    return tuple("-" if scale is None else f"{scale:.2f}" for scale in scales)

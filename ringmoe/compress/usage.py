@@ -36,7 +36,7 @@ def measure(model: RingMoE, batches: Iterable[Batch], *, source: str) -> Usage:
                 routings.clear()
                 model.features(images, key)
                 for block, routing in enumerate(routings):
-                    counts_LME[block] += _by_id(model, block, routing.counts_ME.cpu())
+                    counts_LME[block][:, config.routed_columns(block)] += routing.counts_ME.cpu()
                     tokens_LM[block] += routing.tokens_M.cpu()
     return Usage.from_counts(
         counts_LME,
@@ -61,12 +61,3 @@ def _routings(model: nn.Module) -> Iterator[list[Routing]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _by_id(model: RingMoE, block: int, counts_ME: Tensor) -> Tensor:
-    """(M, E) counts with a column for every expert, pruned or not."""
-    num_specialised = model.config.num_specialised
-    columns = [*range(num_specialised), *(num_specialised + k for k in model.config.collaborative_ids(block))]
-    spread_ME = counts_ME.new_zeros(len(counts_ME), model.config.num_routed)
-    spread_ME[:, columns] = counts_ME
-    return spread_ME

@@ -71,6 +71,7 @@ def start(timeout: timedelta = timedelta(minutes=30)) -> World:
         torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # from which DeepSpeed takes the GPU
     else:
         _keep_freed_memory()
     if not dist.is_initialized():

@@ -110,7 +110,7 @@ def test_a_plain_process_is_a_world_of_its_own(tmp_path):
 def test_a_rank_that_raises_ends_the_job(launcher, tmp_path):
     with _job(launcher, "raise", tmp_path) as job:
         ranks = _wait_for_ranks(tmp_path)
-        assert _wait(lambda: job.poll() is not None, 15), "still running"
+        assert _wait(lambda: job.poll() is not None, 30), "still running"
         assert job.returncode not in (0, None)
         assert _wait(lambda: not any(map(_is_running, ranks)), 5)
     assert "[rank 1] Traceback" in _output(tmp_path)
@@ -138,7 +138,7 @@ def test_no_rank_outlives_its_launcher(launcher, number, tmp_path):
     with _job(launcher, "stay", tmp_path) as job:
         ranks = _wait_for_ranks(tmp_path)
         os.kill(job.pid, number)
-        job.wait(timeout=15)
+        job.wait(timeout=30)
         assert _wait(lambda: not any(map(_is_running, ranks)), 10), "orphans"
 
 
@@ -148,6 +148,6 @@ def test_a_killed_rank_ends_the_job(launcher, tmp_path):
     with _job(launcher, "stay", tmp_path) as job:
         ranks = _wait_for_ranks(tmp_path)
         os.kill(ranks[1], signal.SIGKILL)
-        assert _wait(lambda: job.poll() is not None, 15), "still running"
+        assert _wait(lambda: job.poll() is not None, 30), "still running"
         assert job.returncode != 0
         assert _wait(lambda: not any(map(_is_running, ranks)), 5)

@@ -7,7 +7,7 @@ from rich.console import Console
 from ringmoe.compress.apply import Merge
 from ringmoe.compress.ep import PruningRule
 from ringmoe.compress.plan import Options, make_plan
-from ringmoe.compress.tables import ledger_table, plan_table
+from ringmoe.compress.tables import ledger_table, merge_table, plan_table
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.moe.usage import Usage
 
@@ -28,7 +28,7 @@ def test_a_merge_says_ranks_and_afterwards_scales(config):
     assert " 1-2 " in before
     merges = {f"blocks.{b}.moe.shared.{w}": Merge(1.5 + b, 1.0) for b in range(3) for w in ("w1", "w2")}
     merges["blocks.2.moe.shared.w2"] = Merge(None, 1.0)
-    after = rendered(plan_table(plan, merges))
+    after = rendered(merge_table(plan, merges))
     for figure in ("|W1| / |W1 shared|", "1.50", "2.50", "3.50", " - "):
         assert figure in after
 
