@@ -76,6 +76,11 @@ class ModalitySpec:
         return len(self.bands) * (2 if self.is_complex else 1)
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        """What statistics are kept of: the channels, and for complex bands the power summed over them."""
+        return (*self.channels, "power") if self.is_complex else self.channels
+
+    @property
     def num_target_channels(self) -> int:
         """Channels that the decoder predicts: one for power, else all (Eq. 5)."""
         return 1 if self.target == "power" else self.num_channels

@@ -125,7 +125,7 @@ def verify(config: ShardsFolder) -> None:
         if len(wrong) > _NUM_LISTED:
             lines.append(f"and {len(wrong) - _NUM_LISTED} more")
         raise ShardError("\n  ".join(lines))
-    console.print(f"{config.folder}: all {len(manifest.all_files)} files are as they were written")
+    console.print(f"{config.folder}: all {len(manifest.all_files)} files are as they were written", soft_wrap=True)
 
 
 def _progress(unit: str) -> Progress:

@@ -20,7 +20,7 @@ class Group:
         dtype: Stored numpy type.
         nodata: Value of entries without data, as text ("nan", "0.0": JSON has no NaN); None where there is none.
         absent: Bands of the modality that the scenes do not have.
-        channels: Statistics of each channel; None for an absent one.
+        channels: Statistics of each channel, and last of the power where bands are complex; None for an absent one.
     """
 
     sensor: str
@@ -93,7 +93,7 @@ class InputStatistics:
                     f"modality {self.spec.key!r}: {theirs} holds {group}; {ours} knows only {_listed(self.groups)}"
                 )
             expected_C, found_C = known[group.identity].channels, group.channels
-            for name, expected, found in zip(self.spec.channels, expected_C, found_C, strict=True):
+            for name, expected, found in zip(self.spec.measured, expected_C, found_C, strict=True):
                 if expected != found:
                     raise ShardError(
                         f"modality {self.spec.key!r}, {group}, channel {name}: {ours} was normalised with "

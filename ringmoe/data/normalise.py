@@ -1,14 +1,15 @@
 """Stored tiles to what the encoder sees, for a whole batch at once.
 
-Pixels are clipped to the range between the group's 0.1 and 99.9 percentiles, then ``(x - mean) / std``. Complex bands
-are divided by one real number each, ``sqrt(mean power / 2)``, which gives I and Q unit variance. Before that their
-amplitude is limited in the same sense, at unchanged phase: the echo of a corner reflector is thousands of times the
-mean power, and unlimited a few pixels would decide the squared error (Eq. 6) and, through the clipped gradient, the
-training of every other modality. Entries without data and absent channels become zero, the mean.
+Every number that a target has is clipped to the range between its group's 0.1 and 99.9 percentiles and then has unit
+standard deviation, so that no modality and no sensor outweighs another in the sum of Eq. 6.
+
+Pixels: ``(clipped - mean) / std``. Of complex bands the power is reconstructed (Eq. 5), so it is the power, summed over
+the bands, that is limited and scaled: all I and Q of a pixel are multiplied with one real number, which keeps phases
+and the ratios of polarisations. Without the limit the echo of one corner reflector, thousands of times the mean power,
+decides the squared error. Entries without data and absent channels become zero.
 """
 
 import math
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,11 @@ from torch import Tensor
 
 from ringmoe.data.inputs import Group, InputStatistics
 from ringmoe.modality import ModalitySpec
-from ringmoe.raster.statistics import PERCENTILES, ChannelStatistics, band_power
+from ringmoe.raster.statistics import ChannelStatistics
 
 # B images, N of them that may have entries without data, C channels, H x W pixels, G groups
 
-_LOW, _HIGH = PERCENTILES.index(0.1), PERCENTILES.index(99.9)
-# of speckle (circular complex Gaussian): the amplitude that 0.1 % exceeds, over the 99.9 percentile of I or Q
-_SPECKLE_LIMIT = math.sqrt(2 * math.log(1000)) / NormalDist().inv_cdf(0.999)
+_LOW, _HIGH = 0, -1  # the outermost of the percentiles
 
 
 class Normaliser:
@@ -58,7 +57,7 @@ class Normaliser:
         missing_NCHW = (x_BCHW[some_N] == self._nodata_G[groups_B[some_N], None, None, None]) | x_BCHW[some_N].isnan()
         low_BC11, high_BC11 = (table_GC[groups_B, :, None, None] for table_GC in (self._low_GC, self._high_GC))
         if self._is_complex:
-            _limit_amplitude(x_BCHW, high_BC11)
+            _limit_power(x_BCHW, high_BC11[:, :1])
         else:
             x_BCHW.clamp_(low_BC11, high_BC11)
         x_BCHW.sub_(self._shift_GC[groups_B, :, None, None]).mul_(self._scale_GC[groups_B, :, None, None])
@@ -72,37 +71,28 @@ def _present(spec: ModalitySpec, group: Group) -> list[bool]:
 
 
 def _table(spec: ModalitySpec, group: Group) -> list[tuple[float, float, float, float]]:
-    """Of each channel: lowest and highest value, what is subtracted, what is multiplied with; zeros for no values."""
+    """Of each channel: lowest and highest value, what is subtracted, what is multiplied with; zeros for no values.
+
+    For complex bands lowest and highest are those of the power, and the same for all channels.
+    """
     if spec.is_complex:
-        scales = [math.sqrt(2 / power) if power else 0.0 for power in band_power(group.channels)]
-        limits = [_amplitude_limit(*pair) for pair in zip(group.channels[::2], group.channels[1::2], strict=True)]
-        pairs = zip(scales, limits, strict=True)
-        return [(-limit, limit, 0.0, scale) for scale, limit in pairs for _ in ("I", "Q")]
-    return [
-        (0.0, 0.0, 0.0, 0.0)
-        if channel is None
-        # a channel without any variation is its mean everywhere
-        else (
-            channel.percentiles[_LOW],
-            channel.percentiles[_HIGH],
-            channel.mean,
-            1 / channel.std if channel.std else 0,
-        )
-        for channel in group.channels
-    ]
+        power = group.channels[-1]
+        assert power is not None, "a scene with no band at all is refused"
+        limit, scale = power.percentiles[_HIGH], 1 / math.sqrt(power.inner_std) if power.inner_std else 0.0
+        return [(0.0, limit, 0.0, scale)] * spec.num_channels
+    return [_row(channel) for channel in group.channels]
 
 
-def _amplitude_limit(*channels: ChannelStatistics | None) -> float:
-    """The amplitude above which an entry of a complex band is an outlier, from its I and Q; 0 for an absent band."""
-    outer = [abs(channel.percentiles[place]) for channel in channels if channel for place in (_LOW, _HIGH)]
-    return _SPECKLE_LIMIT * max(outer, default=0.0)
+def _row(channel: ChannelStatistics | None) -> tuple[float, float, float, float]:
+    if channel is None:
+        return (0.0, 0.0, 0.0, 0.0)
+    # a channel without any variation is its mean everywhere
+    scale = 1 / channel.inner_std if channel.inner_std else 0.0
+    return (channel.percentiles[_LOW], channel.percentiles[_HIGH], channel.inner_mean, scale)
 
 
-def _limit_amplitude(x_BCHW: Tensor, limit_BC11: Tensor) -> None:
-    """Scales I and Q of entries whose amplitude is above the limit down to it, in place."""
-    i_BCHW, q_BCHW = x_BCHW[:, ::2], x_BCHW[:, 1::2]
-    factor_BCHW = (limit_BC11[:, ::2] / torch.hypot(i_BCHW, q_BCHW)).clamp_(max=1.0)
-    # 0 / 0 where both are zero, as in absent bands
-    factor_BCHW.nan_to_num_(nan=1.0)
-    i_BCHW.mul_(factor_BCHW)
-    q_BCHW.mul_(factor_BCHW)
+def _limit_power(x_BCHW: Tensor, limit_B111: Tensor) -> None:
+    """Scales the pixels whose power is above the limit down to it, in place."""
+    power_B1HW = x_BCHW.square().sum(1, keepdim=True)
+    # 0 / 0 where nothing is limited and nothing came back
+    x_BCHW.mul_((limit_B111 / power_B1HW).nan_to_num_(nan=1.0).clamp_(max=1.0).sqrt_())

@@ -27,7 +27,7 @@ from ringmoe.data.manifest import (
     write_file,
 )
 from ringmoe.data.plan import Plan
-from ringmoe.data.unit import UnitResult, rows_file, shard_file, statistics_file
+from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_file, statistics_file
 from ringmoe.raster.statistics import Statistics
 
 
@@ -95,12 +95,11 @@ def _merge_groups(
 
     The units' statistics are merged in the order of the units, so the last bits do not depend on who was quicker.
     """
-    num_channels = registry.get(key).num_channels
     merged: dict[Group, tuple[Counter[Split], Statistics]] = {}
     for result in results:
         states = json.loads((work / statistics_file(result.name)).read_bytes())
         for found, state in zip(result.groups, states, strict=True):
-            tiles, statistics = merged.setdefault(found.group, (Counter(), Statistics(num_channels, found.group.dtype)))
+            tiles, statistics = merged.setdefault(found.group, (Counter(), empty_statistics(found.group, key)))
             tiles.update(found.tiles)
             statistics.merge(Statistics.from_dict(state))
     return merged

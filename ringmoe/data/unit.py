@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.config import files
 from ringmoe.data.inputs import Group
@@ -16,7 +18,10 @@ from ringmoe.data.manifest import RefusedFile, write_file
 from ringmoe.data.plan import Span, Unit
 from ringmoe.data.writer import ShardWriter, WrittenShard, npy_bytes
 from ringmoe.errors import SceneError
+from ringmoe.modality import get
+from ringmoe.raster.quality import is_nodata
 from ringmoe.raster.read import iter_tiles
+from ringmoe.raster.scene import Pixels
 from ringmoe.raster.statistics import Statistics
 
 
@@ -134,14 +139,36 @@ class _UnitWork:
         """Counts a tile in its group; only tiles that train enter the statistics. Returns the group's number."""
         group = _group_of(tile.record)
         if group not in self.statistics:
-            self.statistics[group] = Statistics(len(tile.pixels_CHW), tile.record.dtype)
+            self.statistics[group] = empty_statistics(group, tile.record.modality)
             self.tiles[group] = Counter()
         self.tiles[group][split] += 1
         if split == "train":
             each = len(tile.pixels_CHW) // len(tile.record.bands)
             present = [band not in group.absent for band in tile.record.bands for _ in range(each)]
-            self.statistics[group].update(tile.pixels_CHW, nodata=tile.record.nodata, present=present)
+            pixels_CHW = tile.pixels_CHW
+            if get(tile.record.modality).is_complex:
+                pixels_CHW = _with_power(tile)
+                present.append(True)
+            self.statistics[group].update(pixels_CHW, nodata=tile.record.nodata, present=present)
         return list(self.statistics).index(group)
+
+
+def empty_statistics(group: Group, modality: str) -> Statistics:
+    """Statistics of what is measured of a modality's tiles: in float32 for complex ones, for the sake of the power."""
+    spec = get(modality)
+    return Statistics(len(spec.measured), "float32" if spec.is_complex else group.dtype)
+
+
+def _with_power(tile: Tile) -> Pixels:
+    """I and Q channels, and behind them the power summed over all bands (absent ones hold zeros); (C + 1, H, W)."""
+    pixels_CHW = tile.pixels_CHW.astype(np.float32)
+    power_1HW = np.square(pixels_CHW).sum(0, keepdims=True)
+    if tile.record.nodata is not None:
+        missing_CHW = is_nodata(pixels_CHW, tile.record.nodata)
+        # zeros of absent bands are no missing data
+        present_C = [band not in tile.record.absent for band in tile.record.bands for _ in ("I", "Q")]
+        power_1HW[missing_CHW[present_C].any(0, keepdims=True)] = tile.record.nodata
+    return np.concatenate((pixels_CHW, power_1HW))
 
 
 def _group_of(record: TileRecord) -> Group:

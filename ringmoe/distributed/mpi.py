@@ -1,16 +1,18 @@
 """Under mpirun: ranks and a meeting place from MPI itself. The only importer of mpi4py."""
 
 import socket
+from functools import cache
 
 from ringmoe.distributed.environment import Place
 from ringmoe.errors import ConfigError
 
 
+@cache
 def discover() -> Place:
     """Asks MPI who this process is and agrees with the others on where to meet. Collective.
 
-    MPI is ended again at once: it serves to find each other and nothing else. A rank that fails later can then end
-    without waiting in MPI's own farewell for ranks that wait for it elsewhere.
+    MPI is ended again at once, and only the first call asks: it serves to find each other and nothing else. A rank that
+    fails later can then end without waiting in MPI's own farewell for ranks that wait for it elsewhere.
 
     Raises:
         ConfigError: mpi4py is not installed.

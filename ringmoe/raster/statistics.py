@@ -11,6 +11,7 @@ come from a histogram with fixed bins, so that merging is addition and exact in 
 Means depend on the order of updates and merges in the last bits only; whoever needs identical bytes fixes that order.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ class ChannelStatistics:
         minimum: The smallest.
         maximum: The largest.
         percentiles: Values at ``PERCENTILES``.
+        inner_mean: Mean after clipping to the outermost of the percentiles.
+        inner_std: Standard deviation after that clipping.
     """
 
     count: int
@@ -49,17 +52,8 @@ class ChannelStatistics:
     minimum: float
     maximum: float
     percentiles: tuple[float, ...]
-
-    @property
-    def mean_square(self) -> float:
-        """Mean of the squares; for an I or Q channel its share of the power."""
-        return self.std**2 + self.mean**2
-
-
-def band_power(channels: Sequence[ChannelStatistics | None]) -> tuple[float | None, ...]:
-    """Mean power I^2 + Q^2 of each complex band, from the statistics of its I and Q channels in turn."""
-    pairs = zip(channels[::2], channels[1::2], strict=True)
-    return tuple(i.mean_square + q.mean_square if i is not None and q is not None else None for i, q in pairs)
+    inner_mean: float
+    inner_std: float
 
 
 class Statistics:
@@ -184,14 +178,27 @@ class Statistics:
         count = int(self._count_C[channel])
         if count == 0:
             return None
+        percentiles = tuple(self._percentile(channel, percent) for percent in PERCENTILES)
+        inner_mean, inner_std = self._inner(channel, percentiles[0], percentiles[-1])
         return ChannelStatistics(
             count=count,
             mean=float(self._mean_C[channel]),
             std=float(np.sqrt(self._square_C[channel] / count)),
             minimum=float(self._minimum_C[channel]),
             maximum=float(self._maximum_C[channel]),
-            percentiles=tuple(self._percentile(channel, percent) for percent in PERCENTILES),
+            percentiles=percentiles,
+            inner_mean=inner_mean,
+            inner_std=inner_std,
         )
+
+    def _inner(self, channel: int, lowest: float, highest: float) -> tuple[float, float]:
+        """Mean and standard deviation after clipping, to the accuracy of the bins."""
+        histogram_K = self._histogram_CK[channel]
+        bins = np.flatnonzero(histogram_K)
+        centres_K = np.array([sum(self._edges(found)) / 2 for found in bins.tolist()]).clip(lowest, highest)
+        weights_K = histogram_K[bins] / histogram_K[bins].sum()
+        mean = float(weights_K @ centres_K)
+        return mean, math.sqrt(float(weights_K @ (centres_K - mean) ** 2))
 
     def _percentile(self, channel: int, percent: float) -> float:
         """The value below or at which ``percent`` of the entries lie."""

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 _MASK_COLOUR = (0.33, 0.42, 0.60)  # a hue that neither a grey image nor the ground shows often
 _STRETCH_PERCENTILES = (1.0, 99.0)
-_LOWEST_POWER = 1e-3  # 30 dB below the mean power, which is 1
+_LOWEST_POWER = 1e-3  # as a share of the image's mean power: 30 dB below it
 
 
 class Panel(NamedTuple):
@@ -50,7 +50,8 @@ def display_image(target_CHW: Array, images_CHW: Array, spec: ModalitySpec) -> A
     bands = [0] if spec.target == "power" else list(spec.display)
     reference_DHW, shown_DHW = target_CHW[bands].astype(np.float64), images_CHW[bands].astype(np.float64)
     if spec.target == "power":
-        reference_DHW, shown_DHW = _decibel(reference_DHW), _decibel(shown_DHW)
+        floor = _LOWEST_POWER * max(float(reference_DHW.mean()), np.finfo(np.float64).tiny)
+        reference_DHW, shown_DHW = _decibel(reference_DHW, floor), _decibel(shown_DHW, floor)
     low_D, high_D = np.percentile(reference_DHW, _STRETCH_PERCENTILES, axis=(1, 2))
     span_D = np.maximum(high_D - low_D, 1e-6)
     picture_DHW = np.clip((shown_DHW - low_D[:, None, None]) / span_D[:, None, None], 0.0, 1.0)
@@ -88,5 +89,5 @@ def reconstruction_figure(spec: ModalitySpec, panels: list[Panel]) -> Figure:
     return figure
 
 
-def _decibel(power: Array) -> Array:
-    return np.asarray(10.0 * np.log10(np.maximum(power, _LOWEST_POWER)))
+def _decibel(power: Array, floor: float) -> Array:
+    return np.asarray(10.0 * np.log10(np.maximum(power, floor)))

@@ -10,7 +10,7 @@ from rich.console import Console
 from ringmoe.checkpoint.load import load_latest
 from ringmoe.checkpoint.save import save_checkpoint
 from ringmoe.checkpoint.state import TrainerState
-from ringmoe.config import to_dict
+from ringmoe.config import to_dict, to_yaml
 from ringmoe.data.loader import Loader
 from ringmoe.distributed.engine import Engine
 from ringmoe.distributed.launch import World
@@ -21,6 +21,8 @@ from ringmoe.train.metrics import Metrics, Row
 from ringmoe.train.run import RunConfig
 from ringmoe.train.step import MicroBatch, train_step
 from ringmoe.train.stopping import StopRequest
+
+SETTINGS_FILE = "run.yaml"
 
 
 class Trainer:
@@ -84,6 +86,7 @@ class Trainer:
         if self.is_complete:
             self.say(f"{self.config.output} has all its {self.num_steps} steps: nothing to do (--schedule.steps)")
             return
+        self.keep_settings()
         with ExitStack() as stack:
             stop = stack.enter_context(closing(StopRequest()))
             for callback in self.callbacks:
@@ -137,6 +140,12 @@ class Trainer:
         """Tells the person at the console, once."""
         if self.is_main:
             Console(soft_wrap=True, highlight=False).print(text, markup=False)
+
+    def keep_settings(self) -> None:
+        """Writes ``run.yaml``: all settings, ready for ``--config``."""
+        if self.is_main:
+            self.config.output.mkdir(parents=True, exist_ok=True)
+            (self.config.output / SETTINGS_FILE).write_text(to_yaml(self.config), encoding="utf-8")
 
     def save(self) -> None:
         """Saves the run: weights, moments, place in the data, state of the callbacks. Collective."""

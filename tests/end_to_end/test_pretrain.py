@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ringmoe.checkpoint.runs import open_checkpoint, step_folders
 from ringmoe.cli.evaluate import EvaluateConfig
 from ringmoe.cli.evaluate import run as evaluate
+from ringmoe.config import from_dict, load_yaml
 from ringmoe.distributed.launch import World, start, stop
 from ringmoe.errors import CheckpointError, TrainingError
 from ringmoe.moe.usage import Usage
@@ -20,6 +21,7 @@ from ringmoe.report.curves import read_rows, series
 from ringmoe.train.build import build_trainer
 from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.command import parse
+from ringmoe.train.run import RunConfig
 from ringmoe.train.trainer import Trainer
 from tests.fixtures.small_run import rows_of, small_run, weights_of
 
@@ -102,6 +104,7 @@ def test_pictures_and_checkpoints_lie_where_they_should(finished):
     expected = {f"step-{step:08d}-{name}.png" for step in (40, 60) for name in (*MODALITIES, "expert-load")}
     assert names == expected
     assert [path.name for path in step_folders(finished)] == ["step-00000060", "step-00000030"]
+    assert from_dict(RunConfig, load_yaml(finished / "run.yaml")).output == finished
     reader = open_checkpoint(finished)
     assert set(reader.config["inputs"]) == set(MODALITIES)
     usage = Usage.from_dict(reader.document("usage.json"))

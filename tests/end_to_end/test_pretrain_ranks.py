@@ -20,9 +20,6 @@ from tests.fixtures.small_run import small_run
 pytestmark = pytest.mark.distributed
 
 STEPS = 5
-# AdamW divides a gradient by its own size: with an eps far below rounding errors it would blow these up where the true
-# gradient is zero (a key that no position prefers, a gate without tokens), and nothing could be compared
-OPTIONS = "--optimiser.eps 1e-6 --optimiser.clip 0.5"
 ZERO_2 = " --parallel.engine zero2"
 
 
@@ -43,7 +40,7 @@ def _train(arguments: list[str]) -> tuple[list[dict[str, float]], dict[str, np.n
 
 
 def _run(shards: Path, ranks: int, options: str) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    arguments = small_run(shards, Path("unused"), steps=10, options=f"{OPTIONS} {options}")
+    arguments = small_run(shards, Path("unused"), steps=10, options=f"--optimiser.clip 0.5 {options}")
     results = run_ranks(_train, ranks, arguments, init=False)
     rows = [rows for rows, _ in results]
     assert all(other == rows[0] for other in rows)

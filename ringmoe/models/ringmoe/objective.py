@@ -17,8 +17,8 @@ from ringmoe.moe.balance import balance_losses
 def target(pixels_BCHW: Tensor, present_BC: Tensor, spec: ModalitySpec) -> tuple[Tensor, Tensor]:
     """What the decoder of a modality shall reconstruct (Eq. 5), from what the encoder sees before masking.
 
-    Power is the sum of I^2 + Q^2 over the bands that are present, divided by twice their number: I and Q have unit
-    variance each, so that the mean power is 1 whether a scene has four polarisations or two.
+    Power is the sum of I^2 + Q^2 over the bands that are present. The input is scaled for it to have unit variance,
+    as the pixels of other modalities have, whether a scene has four polarisations or two.
 
     Args:
         pixels_BCHW: (B, C, H, W) normalised pixels.
@@ -34,7 +34,6 @@ def target(pixels_BCHW: Tensor, present_BC: Tensor, spec: ModalitySpec) -> tuple
         return pixels_BCHW, present_BC
     present_BC11 = present_BC[:, :, None, None]
     power_B1HW = torch.where(present_BC11, pixels_BCHW.square(), 0).sum(1, keepdim=True)
-    power_B1HW = power_B1HW / present_BC11.sum(1, keepdim=True)  # a band is two channels, I and Q
     return power_B1HW, present_BC.any(1, keepdim=True)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ringmoe.errors import SceneError
-from ringmoe.raster.statistics import PERCENTILES, Statistics, band_power
+from ringmoe.raster.statistics import PERCENTILES, Statistics
 
 GENERATOR = np.random.default_rng(3)
 TILES = {
@@ -85,13 +85,13 @@ def test_absent_channels_have_no_statistics():
     assert Statistics.from_dict(statistics.to_dict()).summary() == (absent, present)
 
 
-def test_power_of_complex_bands():
-    iq_NCHW = TILES["int16"]
-    (power,) = band_power(collected(iq_NCHW).summary())
-    assert power == pytest.approx(
-        np.mean(iq_NCHW.astype(np.float64)[:, 0] ** 2 + iq_NCHW.astype(np.float64)[:, 1] ** 2)
-    )
-    assert band_power(collected(iq_NCHW, present=(False, False)).summary()) == (None,)
+@pytest.mark.parametrize("dtype", TILES)
+def test_inner_moments_are_those_of_the_clipped_values(dtype):
+    pixels_NCHW = TILES[dtype]
+    for channel, found in enumerate(collected(pixels_NCHW).summary()):
+        values = pixels_NCHW[:, channel].astype(np.float64).clip(found.percentiles[0], found.percentiles[-1])
+        assert found.inner_mean == pytest.approx(values.mean(), rel=4e-3, abs=4e-3 * values.std())
+        assert found.inner_std == pytest.approx(values.std(), rel=4e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
