@@ -44,7 +44,7 @@ class DemoConfig:
     out: Path = Path("demo")
     scenes: int = 6
     size: int = 384
-    steps: int = 160
+    steps: int = 200
     ranks: int = 2
     seed: int = 0
 

@@ -3,9 +3,9 @@
 import json
 import logging
 import os
-import resource
 import shutil
 import signal
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 from ringmoe.checkpoint import load, runs, save
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.errors import CheckpointError
+from tests.fixtures.child import exit_code_of, limit_files
 
 
 @pytest.fixture
@@ -125,6 +126,12 @@ def test_a_lost_or_wrong_latest_costs_nothing(new_run, save_run, resume, tmp_pat
     assert runs.open_checkpoint(tmp_path).manifest.step == 3
 
 
+def _save_and_be_killed(run, folder, config, moment):
+    module, _, name = moment.partition(".")
+    setattr(import_module(f"ringmoe.checkpoint.{module}"), name, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    save.save_checkpoint(folder, run, run.state(), config=config)
+
+
 @pytest.mark.parametrize(
     ("moment", "step"),
     [
@@ -135,17 +142,12 @@ def test_a_lost_or_wrong_latest_costs_nothing(new_run, save_run, resume, tmp_pat
         ("save.remove_old", 2),
     ],
 )
-def test_a_killed_save_leaves_a_whole_checkpoint(new_run, save_run, resume, tmp_path, monkeypatch, moment, step):
+def test_a_killed_save_leaves_a_whole_checkpoint(new_run, save_run, resume, tmp_path, config, moment, step):
     run = new_run()
     run.train(1)
     save_run(run)
     run.train(1)
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(f"ringmoe.checkpoint.{moment}", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        save_run(run)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert exit_code_of(_save_and_be_killed, run, tmp_path, config, moment) == -signal.SIGKILL
     again = new_run()
     assert resume(again).step == step
     assert not list(runs.folder_of(tmp_path).glob("*.tmp"))
@@ -163,20 +165,18 @@ def test_a_kill_between_manifest_and_rename_leaves_the_older_one(new_run, save_r
     assert resume(new_run()).step == 1
 
 
-def test_a_full_disk_leaves_the_older_one(new_run, save_run, resume, tmp_path):
+def _save_on_a_full_disk(run, folder, config):
+    limit_files(500)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save.save_checkpoint(folder, run, run.state(), config=config)
+
+
+def test_a_full_disk_leaves_the_older_one(new_run, save_run, resume, tmp_path, config):
     run = new_run()
     run.train(1)
     save_run(run)
     run.train(1)
-    child = os.fork()
-    if child == 0:  # a limit on the size of files stands in for the full disk
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-        try:
-            save_run(run)
-        except CheckpointError as error:
-            os._exit(3 if "cannot be written" in str(error) else 4)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert exit_code_of(_save_on_a_full_disk, run, tmp_path, config) == 0
     assert names(tmp_path) == ["latest", "step-00000001"]
     assert resume(new_run()).step == 1
 

@@ -1,8 +1,6 @@
 """The store keeps what it promises: whole or not at all, every damaged byte noticed, one tensor in memory at a time."""
 
 import json
-import os
-import resource
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from ringmoe.checkpoint.disk import readable_size, require_space
 from ringmoe.checkpoint.manifest import MANIFEST_FILE, FileEntry, Manifest, Table, TensorEntry, write_manifest
 from ringmoe.checkpoint.store import CheckpointReader, CheckpointWriter, ShareWriter
 from ringmoe.errors import CheckpointError
+from tests.fixtures.child import exit_code_of, limit_files
 
 CONFIG = {"format": 1, "family": "ringmoe", "model": {"dims": [4, 8]}, "inputs": {}}
 
@@ -187,22 +186,20 @@ def test_ranks_number_their_files_apart(tmp_path):
     assert table.tensors["1.b"].file == "weights-00004.safetensors"
 
 
+def _write(folder):
+    with CheckpointWriter(folder / "model") as writer:
+        writer.add("w", torch.zeros(100_000))
+        writer.commit(config={})
+
+
+def _write_on_a_full_disk(folder):
+    limit_files(100_000)
+    with pytest.raises(CheckpointError, match=r"model\.tmp/weights-00000\.safetensors cannot be written"):
+        _write(folder)
+
+
 def test_a_full_disk_ends_in_words_and_leaves_nothing(tmp_path):
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:  # a limit on the size of files stands in for the full disk: the same failing write
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try:
-            with CheckpointWriter(tmp_path / "model") as writer:
-                writer.add("w", torch.zeros(100_000))
-                writer.commit(config={})
-        except CheckpointError as error:
-            os.write(writing, str(error).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        assert "model.tmp/weights-00000.safetensors cannot be written" in pipe.read()
+    assert exit_code_of(_write_on_a_full_disk, tmp_path) == 0
     assert list(tmp_path.iterdir()) == []
 
 

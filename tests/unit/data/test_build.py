@@ -269,7 +269,7 @@ def test_an_unfinished_build_is_not_continued_with_other_settings(archive, tmp_p
 def test_a_further_modality_is_one_declaration(tmp_path):
     registry.register(
         ModalitySpec(
-            key="thermal_test",
+            key="warm_test",
             title="thermal",
             bands=("T1", "T2"),
             dtypes=("int16",),
@@ -278,6 +278,6 @@ def test_a_further_modality_is_one_declaration(tmp_path):
         )
     )
     for number in range(2):
-        write_scene(tmp_path / f"in/{number}.tif", "thermal_test", seed=number)
+        write_scene(tmp_path / f"in/{number}.tif", "warm_test", seed=number)
     report = build([tmp_path / "in"], tmp_path / "out", SMALL, workers=2)
-    assert report.manifest.modalities["thermal_test"].num_kept == 96
+    assert report.manifest.modalities["warm_test"].num_kept == 96

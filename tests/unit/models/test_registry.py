@@ -49,11 +49,11 @@ def test_unknown_names_are_answered_with_known_ones():
 
 
 def test_a_checkpoint_brings_its_own_modalities():
-    spec = replace(modality.get("sar_l2"), key="thermal_test", title="thermal", bands=("T",))
-    model = to_dict(RingMoEConfig(modalities=("opt",))) | {"modalities": ["thermal_test"]}
-    values = {"family": "ringmoe", "model": model, "inputs": {"thermal_test": {"spec": to_dict(spec)}}}
+    spec = replace(modality.get("sar_l2"), key="heat_test", title="thermal", bands=("T",))
+    model = to_dict(RingMoEConfig(modalities=("opt",))) | {"modalities": ["heat_test"]}
+    values = {"family": "ringmoe", "model": model, "inputs": {"heat_test": {"spec": to_dict(spec)}}}
     try:
-        assert config_from(values).modalities == ("thermal_test",)
-        assert modality.get("thermal_test") == spec
+        assert config_from(values).modalities == ("heat_test",)
+        assert modality.get("heat_test") == spec
     finally:
-        modality._REGISTRY.pop("thermal_test", None)
+        modality._REGISTRY.pop("heat_test", None)
