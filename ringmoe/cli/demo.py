@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich import box
 from rich.table import Table
 
@@ -109,18 +110,18 @@ class _Steps:
         return json.loads(answer)
 
     def train(self, title: str) -> None:
-        """Pre-trains: interrupts the run as Ctrl-C would when half of the steps are done, and starts it again."""
+        """Pre-trains: asks the ranks to stop when half of the steps are done, as a cluster does, and starts again."""
         words = _training(self)
         if self._is_done(title, words) is not None:
             return
         half = self.config.steps // 2
         if _last_step(self.run) < half:
-            # a session of its own, so that the interrupt reaches the launcher and the ranks and not this process
             process = subprocess.Popen(words, start_new_session=True, env=_environment())
             try:
                 while process.poll() is None and _last_step(self.run) < half:
                     time.sleep(0.2)
-                console.print(f"-- interrupting at step {_last_step(self.run)} --", style="bold yellow")
+                console.print(f"-- interrupting after step {_last_step(self.run)} --", style="bold yellow")
+                _ask_to_stop(process)
             finally:
                 _interrupt(process)
             console.print("-- the same command again --", style="bold yellow")
@@ -183,8 +184,16 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
+def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:
+    """Sends the ranks of a launcher what a cluster sends before it takes the machine away; they save and end."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if any(word.startswith("--local_rank") for word in child.cmdline()):
+            child.terminate()
+    process.wait()
+
+
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ends a launcher and its ranks as Ctrl-C would, and waits until they have saved."""
+    """Ends a launcher and its ranks as Ctrl-C would, where they have not ended; they have a session of their own."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
         process.wait()
