@@ -7,6 +7,7 @@ from ringmoe.checkpoint.manifest import FORMAT
 from ringmoe.config import to_dict
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.loader import Loader
+from ringmoe.errors import ShardError
 from ringmoe.models import ModelConfig, family_of
 
 
@@ -32,8 +33,13 @@ def check_inputs(contract: dict[str, Any], loader: Loader, *, ours: str, theirs:
     Raises:
         ShardError: Bands, units, types or statistics differ; the message names both sides.
     """
+    known = contract["inputs"]
     for key, statistics in loader.statistics.items():
-        expected = InputStatistics.from_dict(contract["inputs"][key])
+        if key not in known:
+            raise ShardError(
+                f"{theirs}: {ours} says nothing of the inputs of modality {key!r}, only of {', '.join(known) or 'none'}"
+            )
+        expected = InputStatistics.from_dict(known[key])
         expected.check_compatible(statistics, ours=ours, theirs=theirs)
 
 
