@@ -13,7 +13,7 @@ from ringmoe.train.run import Intervals, ParallelConfig, RunConfig
 
 
 def tiny() -> RunConfig:
-    """Ten minutes on two cores: a small batch, a high learning rate, fp32."""
+    """Minutes on two cores: a small batch, a high learning rate, fp32."""
     return RunConfig(
         model=_model("tiny"),
         data=DataConfig(micro_batch=32),
