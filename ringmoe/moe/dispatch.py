@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ringmoe.clock import Clock
 from ringmoe.moe.parallel import ExpertParallel
 
 # T tokens of this rank, K experts that a token selects, D width, E experts, N expert-parallel ranks,
@@ -165,12 +166,13 @@ class AllToAllDispatcher:
         rows_RD, departed = self._local.dispatch(x_TD, self.parallel.by_rank(ids_TK, self.num_experts))
         leaving_NE = departed.counts_E.view(ranks, -1)
         coming_NE = torch.empty_like(leaving_NE)
-        dist.all_to_all_single(coming_NE, leaving_NE, group=group)
+        with self.parallel.clock.during("exchange"):
+            dist.all_to_all_single(coming_NE, leaving_NE, group=group)
         # the one time that the host must know numbers: the exchange takes its sizes from it
         leaving, coming = torch.stack((leaving_NE.sum(1), coming_NE.sum(1))).tolist()
         local_experts = torch.arange(coming_NE.shape[1], device=x_TD.device).repeat(ranks)
         ids_R = local_experts.repeat_interleave(coming_NE.flatten(), output_size=sum(coming))
-        exchange = _Exchange(leaving, coming, group)
+        exchange = _Exchange(leaving, coming, group, self.parallel.clock)
         arrived = SortedRows.by(ids_R.unsqueeze(1), coming_NE.shape[1])
         sent = ExchangedRows(counts_E=arrived.counts_E, departed=departed, arrived=arrived, exchange=exchange)
         return _Depart.apply(rows_RD, exchange), sent
@@ -196,13 +198,13 @@ def make_dispatcher(num_experts: int, parallel: ExpertParallel) -> Dispatcher[An
 class _Exchange:
     """One all-to-all of rows with uneven splits, and its reverse for their gradients; begun and awaited apart."""
 
-    def __init__(self, leaving: list[int], coming: list[int], group: dist.ProcessGroup) -> None:
-        self.leaving, self.coming, self.group = leaving, coming, group
+    def __init__(self, leaving: list[int], coming: list[int], group: dist.ProcessGroup, clock: Clock) -> None:
+        self.leaving, self.coming, self.group, self.clock = leaving, coming, group, clock
         self._under_way: tuple[dist.Work, Tensor, Tensor] | None = None
 
     def reversed(self) -> "_Exchange":
         """The way back."""
-        return _Exchange(self.coming, self.leaving, self.group)
+        return _Exchange(self.coming, self.leaving, self.group, self.clock)
 
     def begin(self, rows_RD: Tensor, leaving: list[int], coming: list[int]) -> Tensor:
         """Starts the rows; returns the buffer that they will arrive in."""
@@ -218,7 +220,8 @@ class _Exchange:
         """Waits for the rows that were started last."""
         assert self._under_way is not None, "nothing is under way"
         (work, _, landing_RD), self._under_way = self._under_way, None
-        work.wait()
+        with self.clock.during("exchange"):  # what no other work has hidden
+            work.wait()
         return landing_RD
 
 

@@ -6,11 +6,12 @@ families one after the other) therefore has the same remainder as the id within 
 on positions: position p lives on rank p mod n, as its local expert p // n.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 from torch import Tensor
 
+from ringmoe.clock import Clock
 from ringmoe.errors import ConfigError
 from ringmoe.moe.config import RMoEConfig
 
@@ -25,11 +26,13 @@ class ExpertParallel:
         size: Number of ranks that share the experts; with 1 every rank holds all of them.
         rank: This rank's place, from 0.
         group: The process group of these ranks; whoever starts the engine sets it before the first forward.
+        clock: Told, as ``exchange``, what this rank waits for the others.
     """
 
     size: int = 1
     rank: int = 0
     group: dist.ProcessGroup | None = None
+    clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the rank against the size.

@@ -1,0 +1,79 @@
+"""Every moment belongs to one part, and a clock that nobody started costs nothing."""
+
+import time
+
+import pytest
+
+from ringmoe.clock import REST, Clock
+
+
+class Hand:
+    """A time that is set by hand."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def hand():
+    return Hand()
+
+
+@pytest.fixture
+def clock(hand):
+    return Clock(hand)
+
+
+def test_an_inner_part_takes_its_time_out_of_the_outer_one(clock, hand):
+    clock.start()
+    hand.time += 1
+    with clock.during("backward"):
+        hand.time += 2
+        with clock.during("exchange"):
+            hand.time += 4
+        hand.time += 8
+    with clock.during("exchange"):
+        hand.time += 16
+    hand.time += 32
+    assert clock.stop() == {REST: 33, "backward": 10, "exchange": 20}
+
+
+def test_each_start_counts_from_nothing(clock, hand):
+    for seconds in (1.0, 2.0):
+        clock.start()
+        hand.time += seconds
+        assert clock.stop() == {REST: seconds}
+    assert clock.stop() == {}
+
+
+def test_a_part_ends_where_an_error_leaves_it(clock, hand):
+    def read():
+        with clock.during("data"):
+            hand.time += 1
+            raise ValueError("broken")
+
+    clock.start()
+    with pytest.raises(ValueError, match="broken"):
+        read()
+    hand.time += 2
+    assert clock.stop() == {"data": 1, REST: 2}
+
+
+def test_nothing_is_kept_while_nobody_listens(clock, hand):
+    with clock.during("exchange"):
+        hand.time += 1
+    assert not clock.is_running
+    assert clock.stop() == {}
+
+
+def test_a_part_costs_microseconds():
+    clock = Clock()
+    clock.start()
+    before = time.process_time()
+    for _ in range(1000):
+        with clock.during("exchange"):
+            pass
+    assert (time.process_time() - before) / 1000 < 50e-6
