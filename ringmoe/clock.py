@@ -39,15 +39,19 @@ class Clock:
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
         """Inside, time belongs to ``part``, and afterwards again to the part before."""
-        if not self._marks:
-            yield
-            return
-        before, _ = self._marks[-1]
-        self._marks.append((part, self._now()))
+        before = self.turn(part)
         try:
             yield
         finally:
-            self._marks.append((before, self._now()))
+            self.turn(before)
+
+    def turn(self, part: str) -> str:
+        """From now on time belongs to ``part``; returns the part that it belonged to."""
+        if not self._marks:
+            return REST
+        before, _ = self._marks[-1]
+        self._marks.append((part, self._now()))
+        return before
 
     def stop(self) -> dict[str, float]:
         """Ends listening.

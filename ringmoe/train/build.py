@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
+from ringmoe.clock import clock_of
+from ringmoe.data.loader import Loader
 from ringmoe.distributed.engine import Engine, build_engine
 from ringmoe.distributed.launch import World
 from ringmoe.distributed.recompute import recompute_blocks
@@ -17,6 +20,7 @@ from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.callbacks.checkpoint import Checkpoint
 from ringmoe.train.callbacks.evaluation import Evaluation
 from ringmoe.train.callbacks.expert_load import ExpertLoad
+from ringmoe.train.callbacks.memory import Memory
 from ringmoe.train.callbacks.metrics_file import MetricsFile
 from ringmoe.train.callbacks.nan_guard import NanGuard
 from ringmoe.train.callbacks.pictures import Pictures
@@ -41,7 +45,7 @@ def build_trainer(config: RunConfig, world: World) -> Trainer:
     """
     loader = train_loader(config, rank=world.rank, world=world.size)
     model, engine = build_model_and_engine(config, world)
-    return Trainer(config, world, model, engine, loader, list(_callbacks(config, world)))
+    return Trainer(config, world, model, engine, loader, list(_callbacks(config, world, loader)))
 
 
 def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, Engine]:
@@ -51,7 +55,7 @@ def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, En
         ConfigError: See ``build_engine``.
     """
     topology = Topology(world.size, config.parallel.expert_parallel)
-    parallel = ExpertParallel(topology.expert_parallel, topology.ep_rank(world.rank))
+    parallel = ExpertParallel(topology.expert_parallel, topology.ep_rank(world.rank), clock=clock_of(world.device))
     model = RingMoE(config.model, parallel)
     initialise(model, config.seed)
     if config.parallel.recompute:
@@ -74,13 +78,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def _callbacks(config: RunConfig, world: World) -> Iterator[Callback]:
+def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Callback]:
     """In the order of their hooks: what completes and checks rows, what makes them, what saves, what writes."""
     every, pictures = config.every, config.output / "pictures"
     images = config.images_per_step(world.size)
     yield NanGuard()
-    yield Speed(images_per_step=images, tokens_per_step=images * config.model.map_size(0) ** 2)
-    yield ExpertLoad(every.pictures, config.model, pictures)
+    yield Speed(
+        images_per_step=images,
+        tokens_per_step=images * config.model.map_size(0) ** 2,
+        flops_per_step=config.model.training_flops(loader.images_per_step),
+        dtype=torch.bfloat16 if config.parallel.dtype == "bf16" else torch.float32,
+    )
+    yield Memory()
+    yield ExpertLoad(every.pictures, config.model, pictures, expert_parallel=config.parallel.expert_parallel)
     share = whole_tiles_loader(config.data, config.model, rank=world.rank, world=world.size)
     yield Evaluation(every.evaluation, config.evaluation, share)
     yield Pictures(every.pictures, whole_tiles_loader(config.data, config.model), pictures)

@@ -17,7 +17,6 @@ def plan_of(config: RunConfig, world: int) -> Table:
     active = max(model.num_active_params(key) for key in model.modalities)
     tokens = model.map_size(0) ** 2
     images = loader.images_per_step
-    flops = 3 * sum(number * model.flops_per_image(key) for key, number in images.items())
     epochs = config.schedule.steps / loader.num_steps_per_epoch
     rows = {
         "parameters": f"{model.num_params():,}, of which an image uses at most {active:,}",
@@ -27,7 +26,7 @@ def plan_of(config: RunConfig, world: int) -> Table:
         "images in a step": f"{sum(images.values())}: "
         + ", ".join(f"{key} {number}" for key, number in images.items()),
         "tokens in a step": f"{sum(images.values()) * tokens:,}",
-        "FLOPs in a step": f"{flops:.3g} (forward and backward, without recomputation)",
+        "FLOPs in a step": f"{model.training_flops(images):.3g} (forward and backward, without recomputation)",
         "tiles to train on": ", ".join(f"{key} {number:,}" for key, number in loader.num_samples.items()),
         "steps": f"{config.schedule.steps:,}, {epochs:.3g} epochs of {loader.num_steps_per_epoch:,}",
         "learning rate": f"{config.optimiser.lr:g} after {config.schedule.warmup} steps, down to "

@@ -56,10 +56,19 @@ class Metrics:
         Raises:
             ValueError: The name was recorded before with another reduction (a fault of the caller).
         """
-        known = self._reductions.setdefault(name, reduction)
-        if known != reduction:
-            raise ValueError(f"metric {name!r} was recorded with reduction {known!r}, now with {reduction!r}")
+        self._declare(name, reduction)
         self._records.setdefault(name, []).append(value.detach())
+
+    def record_all(self, name: str, value: float, reduction: Reduction) -> None:
+        """Queues one value for all steps since the last flush; see ``record`` for the rest.
+
+        Args:
+            name: What it is; no step records it by itself.
+            value: A number that the host knows already.
+            reduction: How the ranks' values become one.
+        """
+        self._declare(name, reduction)
+        self._queue[name] = [torch.tensor(value, dtype=torch.float64)] * len(self._steps)
 
     def end_step(self, step: int) -> None:
         """Closes the step in progress: its micro-batches become one value for each name."""
@@ -77,6 +86,11 @@ class Metrics:
                 _put(row, name, value)
         self._steps, self._queue = [], {}
         return rows
+
+    def _declare(self, name: str, reduction: Reduction) -> None:
+        known = self._reductions.setdefault(name, reduction)
+        if known != reduction:
+            raise ValueError(f"metric {name!r} was recorded with reduction {known!r}, now with {reduction!r}")
 
 
 def _combine(values: Tensor, reduction: Reduction) -> Tensor:

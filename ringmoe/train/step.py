@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ringmoe.batch import Batch
+from ringmoe.clock import Clock
 from ringmoe.distributed.collectives import Reduction
 from ringmoe.distributed.engine import Engine
 from ringmoe.models.ringmoe.model import Output
@@ -27,7 +28,9 @@ class MicroBatch(NamedTuple):
     sample_ids: Mapping[str, tuple[str, ...]]
 
 
-def train_step(engine: Engine, batches: Iterable[Batch], metrics: Metrics, device: torch.device) -> list[MicroBatch]:
+def train_step(
+    engine: Engine, batches: Iterable[Batch], metrics: Metrics, device: torch.device, clock: Clock
+) -> list[MicroBatch]:
     """Takes one optimiser step; it reads no number back from the device.
 
     Args:
@@ -35,15 +38,21 @@ def train_step(engine: Engine, batches: Iterable[Batch], metrics: Metrics, devic
         batches: The micro-batches of this rank, as many as the engine accumulates.
         metrics: Where losses, balance, routing and gradient norm are queued.
         device: Where the model is.
+        clock: Told which part of the step is under way.
 
     Returns:
         What each micro-batch held.
     """
     seen = []
     for batch in batches:
-        output: Output = engine.forward(batch.to(device))
-        engine.backward(output.loss)
-        engine.step()
+        with clock.during("data"):
+            inputs = batch.to(device)
+        with clock.during("forward"):
+            output: Output = engine.forward(inputs)
+        with clock.during("backward"):
+            engine.backward(output.loss)
+        with clock.during("optimiser"):
+            engine.step()
         for name, value, reduction in _terms(output, tuple(batch.images)):
             metrics.record(name, value, reduction)
         ids = {key: images.sample_ids for key, images in batch.images.items()}

@@ -36,6 +36,7 @@ class Trainer:
         loader: This rank's batches.
         callbacks: Everything periodic, in the order in which their hooks are called.
         step: Optimiser steps done.
+        clock: Where the time of the steps goes; the model's exchanges tell it their part.
         metrics: Values of the steps since the last flush.
         recent: What this rank's micro-batches of those steps held.
     """
@@ -56,6 +57,7 @@ class Trainer:
         self.loader = loader
         self.callbacks = callbacks
         self.step = 0
+        self.clock = model.parallel.clock
         self.metrics = Metrics()
         self.recent: list[list[MicroBatch]] = []
 
@@ -97,7 +99,9 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.before_step(self)
                 self.engine.set_lr(self.lr(self.step))
-                self.recent.append(train_step(self.engine, next(steps), self.metrics, self.world.device))
+                with self.clock.during("data"):
+                    batches = next(steps)
+                self.recent.append(train_step(self.engine, batches, self.metrics, self.world.device, self.clock))
                 self.step += 1
                 self.metrics.end_step(self.step)
                 if self.step % self.config.every.log == 0:
@@ -116,9 +120,11 @@ class Trainer:
 
     def flush(self) -> None:
         """Reduces the metrics of the steps since the last flush, has them checked and completed, and logs them."""
-        rows = self.metrics.flush()
-        if not rows:
+        if not self.recent:
             return
+        for callback in self.callbacks:
+            callback.before_flush(self)
+        rows = self.metrics.flush()
         for row in rows:
             row.scalars["lr"] = self.lr(row.step - 1)
         for callback in self.callbacks:

@@ -91,6 +91,7 @@ def test_tensorboard_holds_everything(finished):
     events = EventAccumulator(str(finished / "tensorboard"), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
     scalars = {"loss", "lr", "gradient_norm", "images_per_second", "tokens_per_second", "balance/collaborative"}
+    scalars |= {"mfu", "peak_tflops", "data_wait", "memory_gib/host", "seconds/exchange", "imbalance_worst/specialised"}
     for key in MODALITIES:
         scalars |= {f"loss/{key}", f"balance/{key}", f"val/{key}", f"val_ratio/{key}"}
     assert scalars <= set(tags["scalars"])

@@ -33,7 +33,7 @@ def _train(arguments: list[str]) -> tuple[list[dict[str, float]], dict[str, np.n
         for step in range(STEPS):
             engine.set_lr(config.optimiser.lr)
             batches = [loader.batch(step, micro) for micro in range(config.batch.accumulation)]
-            train_step(engine, batches, metrics, world.device)
+            train_step(engine, batches, metrics, world.device, model.parallel.clock)
             metrics.end_step(step + 1)
     owned = {name: state["weight"].numpy() for name, state in engine.state_of(canonical_entries(model))}
     return [row.scalars for row in metrics.flush()], owned

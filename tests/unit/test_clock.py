@@ -3,8 +3,9 @@
 import time
 
 import pytest
+import torch
 
-from ringmoe.clock import REST, Clock
+from ringmoe.clock import REST, Clock, clock_of
 
 
 class Hand:
@@ -77,3 +78,19 @@ def test_a_part_costs_microseconds():
         with clock.during("exchange"):
             pass
     assert (time.process_time() - before) / 1000 < 50e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_part_is_what_its_stream_does():
+    clock = clock_of(torch.device("cuda"))
+    clock.start()
+    with clock.during("forward"):
+        torch.cuda._sleep(100_000_000)  # cycles: some 50 ms, of which the host knows nothing
+    with clock.during("data"):
+        time.sleep(0.01)  # hidden behind them
+    before = time.perf_counter()
+    seconds = clock.stop()
+    assert time.perf_counter() - before > 0.01, "the host did not wait before"
+    assert seconds["forward"] > 0.02
+    assert seconds["data"] < 0.005

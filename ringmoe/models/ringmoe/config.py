@@ -4,7 +4,7 @@ The paper gives depths and dims (App. B.2), expert counts (App. B.2) and the ima
 ratio, masking, top-K and the balance weight are not given; the defaults are those of SwinV2, SimMIM and Swin-MoE.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -263,6 +263,17 @@ class RingMoEConfig:
         if self.decoders:
             macs += self.image_size**2 * spec.num_target_channels * self.dims[-1]
         return 2 * macs
+
+    def training_flops(self, images: Mapping[str, int]) -> int:
+        """Floating-point operations of a forward and a backward pass over so many images of each modality.
+
+        Three times those of the forward pass: each of its products has two in the backward pass. What recomputation
+        does twice counts once, and the optimiser does not count: this is the model's work, not the machine's.
+
+        Raises:
+            ConfigError: The model does not have one of them.
+        """
+        return 3 * sum(number * self.flops_per_image(key) for key, number in images.items())
 
     def _count(self, keys: Sequence[str], *, active: bool) -> dict[str, int]:
         """Parameters of each part, of the modalities ``keys`` only; of the experts all, or the active ones."""

@@ -24,6 +24,9 @@ class Callback:
     def before_step(self, trainer: "Trainer") -> None:
         """Before each optimiser step, the reading of its data included."""
 
+    def before_flush(self, trainer: "Trainer") -> None:
+        """Before the metrics are reduced: record what is known of all steps since the last time together."""
+
     def on_steps(self, trainer: "Trainer", rows: Sequence[Row]) -> None:
         """The metrics were flushed: one row for each step since the last time, to be checked or completed."""
 

@@ -41,6 +41,7 @@ class Evaluation(Callback):
         self._loader.close()
 
     def _evaluate(self, trainer: "Trainer") -> None:
+        trainer.flush()
         config = self._config
         results = evaluate(
             trainer.model,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.imbalance import imbalance
 from ringmoe.moe.usage import Usage
 from ringmoe.report.canvas import save_png, to_rgb
 from ringmoe.report.expert_load import expert_load_figure
@@ -25,26 +26,40 @@ DOCUMENT = "usage.json"
 class ExpertLoad(Callback):
     """Counts the selections of all ranks; older steps fade, so that it tells how tokens are routed now.
 
-    Every checkpoint has the counts as ``usage.json``, by which compression chooses experts (App. B.4, Eq. 15).
+    Every checkpoint has the counts as ``usage.json``, by which compression chooses experts (App. B.4, Eq. 15). Rows get
+    ``imbalance/<family>`` and ``imbalance/ranks``, the mean over the layers of the busiest one's tokens over the mean,
+    and ``imbalance_worst/...``, that of the worst layer (see ``ringmoe.moe.imbalance``).
 
     Args:
         every: Steps between pictures; there is one more at the end.
         model: The architecture.
         folder: Where pictures go.
+        expert_parallel: Ranks that share the experts.
     """
 
-    def __init__(self, every: int, model: RingMoEConfig, folder: Path) -> None:
+    def __init__(self, every: int, model: RingMoEConfig, folder: Path, *, expert_parallel: int = 1) -> None:
         self._every = every
         self._model = model
         self._folder = folder
+        self._expert_parallel = expert_parallel
+        self._collaborative_L = torch.tensor([len(model.collaborative_ids(block)) for block in range(model.num_blocks)])
         self._counts_LME = torch.zeros(model.num_blocks, len(model.modalities), model.num_routed, dtype=torch.float64)
         self._tokens_LM = torch.zeros(model.num_blocks, len(model.modalities), dtype=torch.float64)
         self._last_step = 0
 
     def on_steps(self, trainer: "Trainer", rows: Sequence[Row]) -> None:
-        """Adds the counts of these steps."""
+        """Adds the counts of these steps, and to their rows how uneven they are."""
         for row in rows:
-            self._counts_LME = _KEPT * self._counts_LME + torch.from_numpy(row.arrays["routing_counts_LME"])
+            counts_LME = torch.from_numpy(row.arrays["routing_counts_LME"])
+            ratios = imbalance(
+                counts_LME,
+                num_specialised=self._model.num_specialised,
+                collaborative_L=self._collaborative_L,
+                expert_parallel=self._expert_parallel,
+            )
+            row.scalars |= {f"imbalance/{name}": ratio_X.mean().item() for name, ratio_X in ratios.items()}
+            row.scalars |= {f"imbalance_worst/{name}": ratio_X.max().item() for name, ratio_X in ratios.items()}
+            self._counts_LME = _KEPT * self._counts_LME + counts_LME
             self._tokens_LM = _KEPT * self._tokens_LM + torch.from_numpy(row.arrays["tokens_LM"])
         self._last_step = rows[-1].step
 

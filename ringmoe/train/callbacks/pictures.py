@@ -49,6 +49,7 @@ class Pictures(Callback):
         self._loader.close()
 
     def _draw(self, trainer: "Trainer") -> None:
+        trainer.flush()
         for batch in self._loader.sequential(_TILES, at_most=_TILES):
             with evaluating(trainer.model):
                 reconstructions = trainer.model.reconstruct(batch.to(trainer.world.device))

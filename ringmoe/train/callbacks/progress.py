@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from ringmoe.train.trainer import Trainer
 
 
+_MOST_DATA_WAIT = 0.01  # share of a step that may wait for data unmentioned
+
+
 class ProgressLine(Callback):
-    """Shows step, loss, images per second and remaining time on rank 0."""
+    """Shows step, loss, speed, utilisation and remaining time on rank 0."""
 
     def __init__(self) -> None:
         self._console = Console(soft_wrap=True, highlight=False)
@@ -58,17 +61,23 @@ class ProgressLine(Callback):
 
 
 def describe(rows: Sequence[Row]) -> str:
-    """The mean loss with its parts, learning rate and speed of some steps, or the held-out results."""
+    """The mean loss with its parts, learning rate, speed and MFU of some steps, or the held-out results.
+
+    A line of steps says how long they wait for data where that is over 1 %.
+    """
     last = rows[-1].scalars
     if "loss" not in last:
-        return f"held out, share of the visible mean's error: {_parts(last, 'val_ratio/')}"
+        return f"held out, share of the visible mean's error: {_parts(last, 'val_ratio/', '.3g')}"
     mean = {name: sum(row.scalars[name] for row in rows) / len(rows) for name in last}
-    speed = f"{mean['images_per_second']:.0f} images/s"
-    return f"loss {mean['loss']:.4g} ({_parts(mean, 'loss/')})  lr {last['lr']:.2e}  {speed}"
+    speed = f"{mean['images_per_second']:.0f} images/s  MFU {mean['mfu']:.0%}"
+    if mean["data_wait"] > _MOST_DATA_WAIT:
+        speed += f"  data {mean['data_wait']:.0%}"
+    return f"loss {mean['loss']:.4g} ({_parts(mean, 'loss/', '.2g')})  lr {last['lr']:.1e}  {speed}"
 
 
-def _parts(scalars: Mapping[str, float], prefix: str) -> str:
-    return " ".join(f"{name.removeprefix(prefix)} {x:.3g}" for name, x in scalars.items() if name.startswith(prefix))
+def _parts(scalars: Mapping[str, float], prefix: str, form: str) -> str:
+    named = {name.removeprefix(prefix): value for name, value in scalars.items() if name.startswith(prefix)}
+    return " ".join(f"{name} {value:{form}}" for name, value in named.items())
 
 
 def _clock(seconds: float) -> str:

@@ -140,5 +140,11 @@ def test_operations_are_those_that_a_forward_pass_does(config, build):
     assert config.flops_per_image("ms") - replace(config, decoders=False).flops_per_image("ms") == 2 * 16 * 32 * 64 * 4
 
 
+def test_training_costs_three_forward_passes(config):
+    images = {"opt": 2, "ms": 3}
+    forward = 2 * config.flops_per_image("opt") + 3 * config.flops_per_image("ms")
+    assert config.training_flops(images) == 3 * forward
+
+
 def test_every_family_states_a_config_that_the_registry_can_tell_apart():
     assert len({family.config for family in FAMILIES.values()}) == len(FAMILIES)

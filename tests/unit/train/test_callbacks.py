@@ -28,11 +28,16 @@ def test_rows_after_the_checkpoint_and_half_lines_are_dropped(lines: Path):
 
 
 def test_the_line_of_steps_shows_their_mean_and_the_last_rate():
-    rows = [
-        Row(step, {"loss": 2.0 * step, "loss/opt": 1.0 * step, "lr": 1e-3 * step, "images_per_second": 99.6})
-        for step in (1, 2)
-    ]
-    assert describe(rows) == "loss 3 (opt 1.5)  lr 2.00e-03  100 images/s"
+    timed = {"images_per_second": 99.6, "mfu": 0.314, "data_wait": 0.009}
+    rows = [Row(step, {"loss": 2.0 * step, "loss/opt": 1.0 * step, "lr": 1e-3 * step, **timed}) for step in (1, 2)]
+    assert describe(rows) == "loss 3 (opt 1.5)  lr 2.0e-03  100 images/s  MFU 31%"
+
+
+def test_waiting_for_data_is_mentioned_where_it_is_over_one_percent():
+    timed = {"images_per_second": 1234.5, "mfu": 0.314, "data_wait": 0.123}
+    losses = {"loss": 3.23456, **{f"loss/{key}": 0.812345 for key in ("opt", "ms", "sar_l1", "sar_l2")}}
+    line = describe([Row(1000, losses | {"lr": 5e-4} | timed)])
+    assert line.endswith("1234 images/s  MFU 31%  data 12%")
 
 
 def test_the_line_of_an_evaluation_shows_the_ratios():

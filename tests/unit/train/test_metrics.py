@@ -41,3 +41,14 @@ def _two_steps_of_a_rank() -> list[tuple[dict[str, float], list[float]]]:
 def test_ranks_agree_on_the_reduced_values():
     expected = [({"loss": 10.5}, [2.0, 1.0]), ({"loss": 20.5}, [2.0, 1.0])]
     assert run_ranks(_two_steps_of_a_rank, 2) == [expected, expected]
+
+
+def test_one_value_for_all_steps_since_the_last_flush():
+    metrics = Metrics()
+    for step in (1, 2, 3):
+        metrics.record("loss", torch.tensor(1.0 * step), "mean")
+        metrics.end_step(step)
+        if step > 1:
+            metrics.record_all("mfu", 0.1 * step, "mean")
+            rows = metrics.flush()
+            assert [row.scalars["mfu"] for row in rows] == [0.1 * step] * len(rows)
