@@ -35,7 +35,8 @@ BELOW_TOP = BASE | {"raster", "data", "layers", "moe", "models", "distributed", 
 ALLOWED |= {
     "train": BELOW_TOP,
     "compress": BELOW_TOP | {"train"},
-    "cli": BELOW_TOP | {"train", "compress"},
+    "plan": BELOW_TOP,
+    "cli": BELOW_TOP | {"train", "compress", "plan"},
 }
 
 # heavy dependency -> the room that imports it, and in how many files
