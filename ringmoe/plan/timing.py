@@ -74,12 +74,13 @@ def step_time(
         memory: Of one rank.
         exchange: Of a step.
     """
-    forward = setting.accumulation * sum(num * model.flops_per_image(key) for key, num in setting.images.items())
+    work = setting.accumulation * model.training_flops(setting.images)
     rate = cluster.operations_per_second(setting.dtype)
     moves = _MOVES_RECOMPUTED if setting.recompute else _MOVES_OF_ACTIVATION
     moved = moves * memory.activations_kept + (_MOVES_OF_WEIGHT + setting.recompute) * memory.weights
     parts = {
-        "products": (4 if setting.recompute else 3) * forward / (rate * cluster.matrix_share),
+        # a third of the work is the forward pass, which recomputation repeats
+        "products": work * (4 / 3 if setting.recompute else 1) / (rate * cluster.matrix_share),
         "memory": setting.accumulation * moved / _rate(cluster, cluster.memory_gb_s),
         "optimiser": _optimiser(setting, cluster, buffers),
         "experts": _seconds(exchange, cluster, "all-to-all"),
@@ -87,7 +88,7 @@ def step_time(
         "weights": _seconds(exchange, cluster, "all-gather"),
     }
     total = sum(parts.values())
-    return StepTime(**parts, efficiency=3 * forward / (rate * total), images_per_second=setting.total / total)
+    return StepTime(**parts, efficiency=work / (rate * total), images_per_second=setting.total / total)
 
 
 def seconds(collective: Collective, cluster: Cluster) -> float:

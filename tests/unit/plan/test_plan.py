@@ -1,10 +1,12 @@
 """The command, the search and its messages."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from ringmoe.cli.main import VERBS
 from ringmoe.cli.plan import PlanConfig, run
 from ringmoe.errors import ConfigError
 from ringmoe.plan.cluster import CLUSTERS, Cluster, find_cluster
@@ -82,6 +84,17 @@ def test_what_does_not_fit_is_shown_and_said(capsys):
     assert "PREDICTED" in said
     assert "does not fit 72.0 GB" in said
     assert "GB are short" in said
+
+
+def test_the_page_shows_what_the_commands_print(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    page = (ROOT / "docs" / "planning.md").read_text()
+    blocks = re.findall(r"```\n\$ ringmoe plan (.*)\n([^`]*)```", page)
+    assert len(blocks) == 2
+    for command, shown in blocks:
+        VERBS["plan"].run("plan", command.split())
+        printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.strip().splitlines())
+        assert printed == shown.strip(), f"docs/planning.md is older than the code: paste what {command} prints"
 
 
 def test_many_plans_are_one_table(capsys):
