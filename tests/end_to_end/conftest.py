@@ -1,13 +1,22 @@
-"""Shards that whole runs train on."""
+"""What whole runs train on, and the run that others are compared with."""
 
 from pathlib import Path
 
 import pytest
 
+from tests.fixtures.launchers import run
 from tests.fixtures.shards import build_shards
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of all four modalities with tiles of 32 pixels."""
+    """Shards of all four modalities with tiles of 32 pixels, and beside them the folder of their scenes."""
     return build_shards(tmp_path_factory.mktemp("small"), tile=32, side=128)
+
+
+@pytest.fixture(scope="session")
+def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two ranks under the ``deepspeed`` launcher, without any interruption."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    run("deepspeed", shards, output)
+    return output
