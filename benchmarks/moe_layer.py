@@ -56,7 +56,7 @@ class PlainLoop(nn.Module):
         y_TD: Tensor = self.shared(x_TD)
         for number, expert in enumerate(self.experts):
             token_R, k_R = (plan.ids_TK == number).nonzero(as_tuple=True)
-            weighted_RD = expert(x_TD[token_R]) * plan.weights_TK[token_R, k_R].unsqueeze(1)
+            weighted_RD = expert(x_TD[token_R]) * plan.gates_TK[token_R, k_R].unsqueeze(1)
             y_TD = y_TD.index_add(0, token_R, weighted_RD.to(y_TD.dtype))
         return y_TD
 

@@ -1,9 +1,9 @@
-"""Tokens to experts and back. A dispatcher has no parameters, drops nothing and knows nothing of gates or families.
+"""Tokens to experts and back. A dispatcher has no parameters, drops nothing and knows nothing of routers or families.
 
 Two methods make the contract. ``dispatch`` copies each token once for each of its experts and brings the copies
-(rows) to those experts; ``combine`` brings the outputs back and adds them up with weights. What ``dispatch`` found out
-travels between the two as frozen metadata. With weights that sum to 1 and experts that do nothing, dispatch and then
-combine is the identity, and so is its gradient.
+(rows) to those experts, each with its gate; ``combine`` brings the outputs back and adds them up. What ``dispatch``
+found out travels between the two as frozen metadata. With gates that sum to 1 and experts that only multiply by them,
+dispatch and then combine is the identity, and so is its gradient.
 
 Rows cross ranks in one exchange each way. It is begun in ``dispatch`` and awaited in the metadata's ``receive``, so
 that independent work (the shared expert) hides it; in the backward pass the gradients' exchange is begun before that
@@ -12,7 +12,7 @@ work's own backward and awaited after it, because autograd walks the same calls 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,10 +20,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ringmoe.clock import Clock
+from ringmoe.moe.ffn import row_multiple
 from ringmoe.moe.parallel import ExpertParallel
 
 # T tokens of this rank, K experts that a token selects, D width, E experts, N expert-parallel ranks,
 # R rows: T * K where they start, any number where they arrive
+
+
+class Rows(NamedTuple):
+    """Copies of tokens and what their experts' outputs are multiplied by.
+
+    Attributes:
+        x_RD: (R, D) in the type of the tokens.
+        gates_R: (R,) in the type of the gates.
+    """
+
+    x_RD: Tensor
+    gates_R: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +44,17 @@ class Sent(ABC):
     """What ``dispatch`` leaves for ``receive`` and ``combine``.
 
     Attributes:
-        counts_E: (E,) int64, rows of each expert of this rank.
+        counts_E: (E,) int64, rows of each expert of this rank, with those that fill up.
     """
 
     counts_E: Tensor
 
     @abstractmethod
-    def receive(self, rows_RD: Tensor) -> Tensor:
-        """Waits until the rows that ``dispatch`` returned are here; (R, D) sorted by the experts of this rank."""
+    def receive(self, rows: Rows) -> Rows:
+        """Waits until the rows that ``dispatch`` returned are here, and sorts them by the experts of this rank.
+
+        The rows of an expert may be filled up with others, whose gates are 0.
+        """
 
 
 SentT = TypeVar("SentT", bound=Sent)
@@ -47,12 +63,13 @@ SentT = TypeVar("SentT", bound=Sent)
 class Dispatcher(Protocol[SentT]):
     """Brings tokens to their experts and the outputs back."""
 
-    def dispatch(self, x_TD: Tensor, ids_TK: Tensor) -> tuple[Tensor, SentT]:
+    def dispatch(self, x_TD: Tensor, ids_TK: Tensor, gates_TK: Tensor) -> tuple[Rows, SentT]:
         """Starts the tokens on their way.
 
         Args:
             x_TD: (T, D) tokens of this rank.
             ids_TK: (T, K) int64, the experts of each token as positions in the layer's expert list.
+            gates_TK: (T, K) what the outputs of these experts are multiplied by.
 
         Returns:
             rows: To be handed to the metadata's ``receive``, until then perhaps still under way.
@@ -60,50 +77,72 @@ class Dispatcher(Protocol[SentT]):
         """
         ...
 
-    def combine(self, rows_RD: Tensor, sent: SentT, weights_TK: Tensor) -> Tensor:
-        """Sums each token's outputs with its weights: sum_k G_k(x) E_k(x) (Eq. 12).
+    def combine(self, y_RD: Tensor, sent: SentT, onto_TD: Tensor | None = None) -> Tensor:
+        """Sums each token's outputs: sum_k G_k(x) E_k(x) (Eq. 12), the gates being in the rows.
 
         Args:
-            rows_RD: (R, D) outputs of the experts in the order of the received rows.
+            y_RD: (R, D) outputs of the experts, times their gates, in the order of the received rows.
             sent: The metadata of ``dispatch``.
-            weights_TK: (T, K) weights in the order of the ids.
+            onto_TD: (T, D) what the sum is added to.
 
         Returns:
-            (T, D) in the type of the rows; the sum is taken in the type of the weights where that is wider.
+            (T, D) in the type of the rows.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SortedRows(Sent):
-    """Rows sorted by expert: a permutation of the T * K selections, and its inverse.
+    """Rows sorted by expert: a permutation of the T * K selections, perhaps with rows in between that only fill up.
 
     Attributes:
-        order_R: (R,) int64, the selection t * K + k behind each row.
+        order_R: (R,) int64, the selection t * K + k behind each row; any for a row that fills up.
         token_R: (R,) int64, the token that each row is a copy of.
         row_TK: (T, K) int64, the row of each selection.
+        real_R: (R,) bool, False for rows that fill up; None where there are none.
     """
 
     order_R: Tensor
     token_R: Tensor
     row_TK: Tensor
+    real_R: Tensor | None = None
 
     @classmethod
-    def by(cls, ids_TK: Tensor, num_experts: int) -> "SortedRows":
-        """All selections in the stable order of their experts."""
-        sorted_R, order_R = ids_TK.reshape(-1).sort(stable=True)
-        places_R = torch.arange(len(order_R), device=order_R.device)
-        starts = torch.searchsorted(sorted_R, torch.arange(num_experts + 1, device=order_R.device))
-        return cls(
-            counts_E=starts.diff(),
-            order_R=order_R,
-            token_R=order_R // ids_TK.shape[1],
-            row_TK=torch.empty_like(order_R).scatter_(0, order_R, places_R).view_as(ids_TK),
-        )
+    def by(cls, ids_TK: Tensor, num_experts: int, multiple: int = 1) -> "SortedRows":
+        """All selections in the stable order of their experts.
 
-    def receive(self, rows_RD: Tensor) -> Tensor:
+        Args:
+            ids_TK: (T, K) int64 experts.
+            num_experts: Number of experts, E.
+            multiple: What the rows of each expert are filled up to a multiple of. R is then the most that could be
+                needed, so that no number is read back from the device; behind the last expert's all rows fill up.
+        """
+        experts_R, order_R = ids_TK.reshape(-1).sort(stable=True)
+        starts = torch.searchsorted(experts_R, torch.arange(num_experts + 1, device=order_R.device))
+        counts_E, row_R, real_R = starts.diff(), torch.arange(len(order_R), device=order_R.device), None
+        row_TK = torch.empty_like(order_R)
+        if multiple > 1:
+            filled_E = (counts_E + multiple - 1) // multiple * multiple
+            row_R = row_R + (filled_E.cumsum(0) - filled_E - starts[:-1])[experts_R]
+            row_TK.index_copy_(0, order_R, row_R)
+            num_rows = len(order_R) + min(num_experts, len(order_R)) * (multiple - 1)
+            real_R = torch.zeros(num_rows, dtype=torch.bool, device=order_R.device).index_fill_(0, row_R, True)
+            order_R = order_R.new_zeros(num_rows).index_copy_(0, row_R, order_R)
+            counts_E = filled_E
+        else:
+            row_TK.index_copy_(0, order_R, row_R)
+        token_R = order_R // ids_TK.shape[1]
+        return cls(counts_E=counts_E, order_R=order_R, token_R=token_R, row_TK=row_TK.view_as(ids_TK), real_R=real_R)
+
+    def copy(self, x_TD: Tensor, gates_TK: Tensor) -> Rows:
+        """The rows of these tokens."""
+        gates_R = _copy(gates_TK.reshape(-1, 1), self.order_R, self.row_TK.view(-1, 1)).squeeze(1)
+        gates_R = gates_R if self.real_R is None else torch.where(self.real_R, gates_R, 0.0)
+        return Rows(_copy(x_TD, self.token_R, self.row_TK), gates_R)
+
+    def receive(self, rows: Rows) -> Rows:
         """The rows as they are: they never left."""
-        return rows_RD
+        return rows
 
 
 class LocalDispatcher:
@@ -116,15 +155,14 @@ class LocalDispatcher:
     def __init__(self, num_experts: int) -> None:
         self.num_experts = num_experts
 
-    def dispatch(self, x_TD: Tensor, ids_TK: Tensor) -> tuple[Tensor, SortedRows]:
+    def dispatch(self, x_TD: Tensor, ids_TK: Tensor, gates_TK: Tensor) -> tuple[Rows, SortedRows]:
         """See ``Dispatcher``."""
-        rows = SortedRows.by(ids_TK, self.num_experts)
-        return _copy(x_TD, rows.token_R, rows.row_TK), rows
+        sent = SortedRows.by(ids_TK, self.num_experts, row_multiple(x_TD.dtype, x_TD.device))
+        return sent.copy(x_TD, gates_TK), sent
 
-    def combine(self, rows_RD: Tensor, sent: SortedRows, weights_TK: Tensor) -> Tensor:
+    def combine(self, y_RD: Tensor, sent: SortedRows, onto_TD: Tensor | None = None) -> Tensor:
         """See ``Dispatcher``."""
-        y_TD: Tensor = _WeightedSum.apply(rows_RD, weights_TK, sent)
-        return y_TD
+        return _sum(y_RD, sent.token_R, sent.row_TK, onto_TD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,17 +172,17 @@ class ExchangedRows(Sent):
     Attributes:
         departed: The order in which this rank's own rows left: by rank, then by the expert there.
         arrived: The order by local expert of the rows that came, which arrive rank by rank.
-        exchange: The way between the two.
+        exchanges: The ways of the tokens and of their gates.
     """
 
     departed: SortedRows
     arrived: SortedRows
-    exchange: "_Exchange"
+    exchanges: tuple["_Exchange", ...]
 
-    def receive(self, rows_RD: Tensor) -> Tensor:
+    def receive(self, rows: Rows) -> Rows:
         """Waits for the rows and sorts them by the experts of this rank."""
-        rows_RD = _Arrive.apply(rows_RD, self.exchange)
-        return _copy(rows_RD, self.arrived.order_R, self.arrived.row_TK)
+        x_RD, gates_R = (_Arrive.apply(part, way) for part, way in zip(rows, self.exchanges, strict=True))
+        return self.arrived.copy(x_RD, gates_R.unsqueeze(1))
 
 
 class AllToAllDispatcher:
@@ -158,31 +196,33 @@ class AllToAllDispatcher:
     def __init__(self, num_experts: int, parallel: ExpertParallel) -> None:
         self.parallel = parallel
         self.num_experts = num_experts
-        self._local = LocalDispatcher(num_experts)
 
-    def dispatch(self, x_TD: Tensor, ids_TK: Tensor) -> tuple[Tensor, ExchangedRows]:
+    def dispatch(self, x_TD: Tensor, ids_TK: Tensor, gates_TK: Tensor) -> tuple[Rows, ExchangedRows]:
         """See ``Dispatcher``. Every rank of the group calls it together."""
         group, ranks = self._group(), self.parallel.size
-        rows_RD, departed = self._local.dispatch(x_TD, self.parallel.by_rank(ids_TK, self.num_experts))
+        departed = SortedRows.by(self.parallel.by_rank(ids_TK, self.num_experts), self.num_experts)
         leaving_NE = departed.counts_E.view(ranks, -1)
         coming_NE = torch.empty_like(leaving_NE)
         with self.parallel.clock.during("exchange"):
             dist.all_to_all_single(coming_NE, leaving_NE, group=group)
         # the one time that the host must know numbers: the exchange takes its sizes from it
         leaving, coming = torch.stack((leaving_NE.sum(1), coming_NE.sum(1))).tolist()
+        exchanges = [_Exchange(leaving, coming, group, self.parallel.clock) for _ in Rows._fields]
+        rows = departed.copy(x_TD, gates_TK)
+        rows = Rows(*(_Depart.apply(part, way) for part, way in zip(rows, exchanges, strict=True)))
         local_experts = torch.arange(coming_NE.shape[1], device=x_TD.device).repeat(ranks)
         ids_R = local_experts.repeat_interleave(coming_NE.flatten(), output_size=sum(coming))
-        exchange = _Exchange(leaving, coming, group, self.parallel.clock)
-        arrived = SortedRows.by(ids_R.unsqueeze(1), coming_NE.shape[1])
-        sent = ExchangedRows(counts_E=arrived.counts_E, departed=departed, arrived=arrived, exchange=exchange)
-        return _Depart.apply(rows_RD, exchange), sent
+        arrived = SortedRows.by(ids_R.unsqueeze(1), coming_NE.shape[1], row_multiple(x_TD.dtype, x_TD.device))
+        return rows, ExchangedRows(
+            counts_E=arrived.counts_E, departed=departed, arrived=arrived, exchanges=tuple(exchanges)
+        )
 
-    def combine(self, rows_RD: Tensor, sent: ExchangedRows, weights_TK: Tensor) -> Tensor:
+    def combine(self, y_RD: Tensor, sent: ExchangedRows, onto_TD: Tensor | None = None) -> Tensor:
         """See ``Dispatcher``. Every rank of the group calls it together."""
-        back = sent.exchange.reversed()
-        rows_RD = _copy(rows_RD, sent.arrived.row_TK.flatten(), sent.arrived.order_R.unsqueeze(1))
-        rows_RD = _Arrive.apply(_Depart.apply(rows_RD, back), back)
-        return self._local.combine(rows_RD, sent.departed, weights_TK)
+        back = sent.exchanges[0].reversed()
+        y_RD = _sum(y_RD, sent.arrived.order_R, sent.arrived.row_TK)
+        y_RD = _Arrive.apply(_Depart.apply(y_RD, back), back)
+        return _sum(y_RD, sent.departed.token_R, sent.departed.row_TK, onto_TD)
 
     def _group(self) -> dist.ProcessGroup:
         if self.parallel.group is None:
@@ -209,7 +249,7 @@ class _Exchange:
     def begin(self, rows_RD: Tensor, leaving: list[int], coming: list[int]) -> Tensor:
         """Starts the rows; returns the buffer that they will arrive in."""
         rows_RD = rows_RD.contiguous()
-        landing_RD = rows_RD.new_empty(sum(coming), rows_RD.shape[1])
+        landing_RD = rows_RD.new_empty(sum(coming), *rows_RD.shape[1:])
         work = dist.all_to_all_single(landing_RD, rows_RD, coming, leaving, group=self.group, async_op=True)
         # what leaves must stay in memory until it is there
         assert work is not None, "this rank is not in the group"
@@ -267,12 +307,31 @@ class _Copy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None, None]:
-        (row_TK,) = ctx.saved_tensors
-        first, *others = row_TK.unbind(1)
-        grad_TD = grad_RD.index_select(0, first)
-        for row_T in others:
-            grad_TD += grad_RD.index_select(0, row_T)
-        return grad_TD, None, None
+        return _gather_sum(grad_RD, *ctx.saved_tensors), None, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of each token's K rows, onto something else; the reverse of ``_Copy``."""
+
+    @staticmethod
+    def forward(ctx: Any, y_RD: Tensor, token_R: Tensor, row_TK: Tensor, onto_TD: Tensor | None) -> Tensor:
+        ctx.save_for_backward(token_R)
+        return _gather_sum(y_RD, row_TK, onto_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+        (token_R,) = ctx.saved_tensors
+        return grad_TD.index_select(0, token_R), None, None, grad_TD if ctx.needs_input_grad[3] else None
+
+
+def _gather_sum(rows_RD: Tensor, row_TK: Tensor, onto_TD: Tensor | None = None) -> Tensor:
+    """(T, D) the sum of each token's K rows, and of what it is added to."""
+    first, *others = row_TK.unbind(1)
+    sum_TD = rows_RD.index_select(0, first)
+    for row_T in others:
+        sum_TD += rows_RD.index_select(0, row_T)
+    return sum_TD if onto_TD is None else sum_TD.add_(onto_TD)
 
 
 def _copy(x_TD: Tensor, token_R: Tensor, row_TK: Tensor) -> Tensor:
@@ -280,26 +339,6 @@ def _copy(x_TD: Tensor, token_R: Tensor, row_TK: Tensor) -> Tensor:
     return rows_RD
 
 
-class _WeightedSum(torch.autograd.Function):
-    """sum_k weight * row for each token. The weight's gradient is the product of row and gradient, never a quotient."""
-
-    @staticmethod
-    def forward(ctx: Any, rows_RD: Tensor, weights_TK: Tensor, sent: SortedRows) -> Tensor:
-        ctx.save_for_backward(rows_RD, weights_TK, sent.order_R, sent.token_R, sent.row_TK)
-        wide = torch.promote_types(rows_RD.dtype, weights_TK.dtype)
-        y_TD = torch.zeros(len(weights_TK), rows_RD.shape[1], dtype=wide, device=rows_RD.device)
-        for row_T, weight_T in zip(sent.row_TK.unbind(1), weights_TK.unbind(1), strict=True):
-            y_TD.addcmul_(rows_RD.index_select(0, row_T), weight_T.unsqueeze(1))
-        return y_TD.to(rows_RD.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows_RD, weights_TK, order_R, token_R, row_TK = ctx.saved_tensors
-        products_KT = [
-            torch.sum(rows_RD.index_select(0, row_T) * grad_TD, dim=1, dtype=weights_TK.dtype)
-            for row_T in row_TK.unbind(1)
-        ]
-        weight_R = weights_TK.flatten().index_select(0, order_R).to(grad_TD.dtype)
-        grad_RD = grad_TD.index_select(0, token_R).mul_(weight_R.unsqueeze(1))
-        return grad_RD, torch.stack(products_KT, dim=1), None
+def _sum(y_RD: Tensor, token_R: Tensor, row_TK: Tensor, onto_TD: Tensor | None = None) -> Tensor:
+    y_TD: Tensor = _Sum.apply(y_RD, token_R, row_TK, onto_TD)
+    return y_TD

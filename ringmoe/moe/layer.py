@@ -63,10 +63,9 @@ class RMoELayer(nn.Module):
         # 1. route: each token picks specialised experts of its modality and collaborative ones (Eqs. 13-14)
         plan = self.router(x_TD, sizes, noise_keys_T)
         # 2. dispatch: rows set out for their experts, and the shared expert works while they travel
-        rows_RD, sent = self.dispatcher.dispatch(x_TD, plan.ids_TK)
+        rows, sent = self.dispatcher.dispatch(x_TD, plan.ids_TK, plan.gates_TK)
         shared_TD = None if self.shared is None else self.shared(x_TD)
-        # 3. compute: every expert on its own rows
-        rows_RD = self.experts(sent.receive(rows_RD), sent.counts_E)
-        # 4. combine: outputs come back and are added up with the gates' weights (Eqs. 1-3)
-        y_TD = self.dispatcher.combine(rows_RD, sent, plan.weights_TK)
-        return y_TD if shared_TD is None else y_TD + shared_TD, plan.routing
+        # 3. compute: every expert on its own rows, times their gates
+        y_RD = self.experts(*sent.receive(rows), sent.counts_E)
+        # 4. combine: outputs come back and are added up (Eqs. 1-3)
+        return self.dispatcher.combine(y_RD, sent, shared_TD), plan.routing

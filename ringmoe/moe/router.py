@@ -25,12 +25,12 @@ class RoutingPlan:
 
     Attributes:
         ids_TK: (T, K) int64, positions in the layer's expert list (``RMoEConfig.expert_names``), specialised first.
-        weights_TK: (T, K) float32, G of Eq. 13 for each of them (carries the gradient of the gates).
+        gates_TK: (T, K) float32, G of Eq. 13 for each of them (carries the gradient of the gates).
         routing: Sums over tokens for balance and pictures.
     """
 
     ids_TK: Tensor
-    weights_TK: Tensor
+    gates_TK: Tensor
     routing: Routing
 
 
@@ -135,12 +135,12 @@ def nothing_routed(sizes: tuple[int, ...], device: torch.device) -> Routing:
 
 def _plan(probs_TN: Tensor, sizes: tuple[int, ...], first_M: list[int], top_k: int) -> RoutingPlan:
     """The plan of one family, whose expert 0 stands at place ``first_M[m]`` of the expert list for modality m."""
-    weights_TK, ids_TK = select(probs_TN, top_k)
+    gates_TK, ids_TK = select(probs_TN, top_k)
     ids_by_modality = _by_modality(ids_TK, sizes)
     counts_MN = torch.stack([count(ids, probs_TN.shape[1]) for ids in ids_by_modality])
     probs_MN = torch.stack([probs.sum(0) for probs in _by_modality(probs_TN, sizes)])
     ids_TK = torch.cat([ids + first for ids, first in zip(ids_by_modality, first_M, strict=True)])
-    return RoutingPlan(ids_TK, weights_TK, Routing(counts_MN.float(), probs_MN, _tokens(sizes, probs_TN.device)))
+    return RoutingPlan(ids_TK, gates_TK, Routing(counts_MN.float(), probs_MN, _tokens(sizes, probs_TN.device)))
 
 
 def _join(plans: list[RoutingPlan]) -> RoutingPlan:
@@ -148,7 +148,7 @@ def _join(plans: list[RoutingPlan]) -> RoutingPlan:
     counts, probs, tokens = zip(*(plan.routing for plan in plans), strict=True)
     return RoutingPlan(
         torch.cat([plan.ids_TK for plan in plans], dim=1),
-        torch.cat([plan.weights_TK for plan in plans], dim=1),
+        torch.cat([plan.gates_TK for plan in plans], dim=1),
         Routing(torch.cat(counts, dim=1), torch.cat(probs, dim=1), tokens[0]),
     )
 

@@ -1,0 +1,183 @@
+"""What experts compute, ``gelu(x @ w1 + b1) @ w2 + b2`` times the gate (Eq. 12), for many experts in one operation.
+
+Autograd would give every slice of a stack a gradient of its own, copy all of them together, keep the hidden values
+before and after the GELU, and pass over all of them in main memory again and again. Here products write into the stacked
+gradients themselves, the backward pass takes the GELU again, and on CPUs rows go through in chunks whose hidden values
+stay in the cache.
+
+The gate multiplies tokens and never hidden values, which are several times as wide: with dy the gradient of an expert's
+output, the gate's is <gelu(h), dy @ w2^T> + <b2, dy>, so that no output is kept for it and nothing is divided by it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# R rows (a token once for each of its experts) sorted by expert, D width of a token, F hidden width, E experts
+
+_CHUNK = 1024  # rows whose hidden values stay in the cache of a CPU core; fewer make the products slower
+_gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.grad_input
+
+
+class Weights(NamedTuple):
+    """Stacked weights of E experts.
+
+    Attributes:
+        w1_EDF: (E, D, F).
+        b1_EF: (E, F).
+        w2_EFD: (E, F, D).
+        b2_ED: (E, D).
+    """
+
+    w1_EDF: Tensor
+    b1_EF: Tensor
+    w2_EFD: Tensor
+    b2_ED: Tensor
+
+
+def ffn(x_TD: Tensor, w1_DF: Tensor, b1_F: Tensor, w2_FD: Tensor, b2_D: Tensor) -> Tensor:
+    """One expert, E_k of Eq. 12: ``gelu(x @ w1 + b1) @ w2 + b2`` with the exact (erf) GELU; (T, D) in and out."""
+    return torch.addmm(b2_D, F.gelu(torch.addmm(b1_F, x_TD, w1_DF)), w2_FD)
+
+
+def row_multiple(dtype: torch.dtype, device: torch.device) -> int:
+    """What the rows of every expert should be filled up to a multiple of.
+
+    oneDNN, which multiplies bfloat16 matrices on CPUs, builds a kernel for each new number of rows. That takes longer
+    than the product of a few hundred rows, and routing gives new numbers in every step.
+    """
+    return 32 if device.type == "cpu" and dtype == torch.bfloat16 else 1
+
+
+def experts_ffn(
+    rows_RD: Tensor, gates_R: Tensor | None, weights: Weights, counts: Sequence[int], *, recompute: bool
+) -> Tensor:
+    """Every expert on its own rows.
+
+    Args:
+        rows_RD: (R, D) rows sorted by expert.
+        gates_R: (R,) what each output is multiplied by, in a type at least as wide as the rows; None for 1.
+        weights: The experts.
+        counts: Rows of each expert; what lies behind the last one's is left alone. An expert without rows still gets
+            a (zero) gradient.
+        recompute: Keep no hidden values for the backward pass but compute them again: a sixth more products.
+
+    Returns:
+        (R, D) outputs in the same order, in the type of the rows.
+    """
+    y_RD: Tensor = _ExpertsFFN.apply(rows_RD, gates_R, *weights, tuple(counts), recompute)
+    return y_RD
+
+
+class _ExpertsFFN(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows_RD: Tensor, gates_R: Tensor | None, *rest: Any) -> Tensor:
+        *stacks, counts, recompute = rest
+        weights = Weights(*stacks)
+        width = weights.w1_EDF.shape[2]
+        keep = not recompute and any(ctx.needs_input_grad)
+        hidden_RF = rows_RD.new_empty(len(rows_RD) if keep else 0, width)
+        work = _Workspace(rows_RD, width, counts, buffers=1 if keep else 2)
+        y_RD = torch.empty_like(rows_RD)
+        for e, _, rows in _chunks(counts, rows_RD.device):
+            hidden_CF = hidden_RF[rows] if keep else work(1, rows)
+            torch.addmm(weights.b1_EF[e], rows_RD[rows], weights.w1_EDF[e], out=hidden_CF)
+            y_CD = y_RD[rows]
+            torch.addmm(weights.b2_ED[e], _gelu(hidden_CF, out=work(0, rows)), weights.w2_EFD[e], out=y_CD)
+            if gates_R is not None:
+                y_CD.mul_(_column(gates_R, rows, y_CD))
+        ctx.save_for_backward(rows_RD, gates_R, hidden_RF, *weights)
+        ctx.counts = counts
+        return y_RD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor | None, ...]:
+        rows_RD, gates_R, hidden_RF, *stacks = ctx.saved_tensors
+        weights = Weights(*stacks)
+        # frozen experts (adapters are trained through them) need no gradients as large as themselves
+        grads = Weights(*map(torch.empty_like, weights)) if any(ctx.needs_input_grad[2:]) else None
+        grad_gates_R = None if gates_R is None else torch.empty_like(gates_R)
+        grad_rows_RD = torch.empty_like(rows_RD)
+        work = _Workspace(rows_RD, weights.w1_EDF.shape[2], ctx.counts, buffers=3 if gates_R is None else 4)
+        if grads is not None:
+            _zero_idle(grads, ctx.counts)
+        for e, first, rows in _chunks(ctx.counts, rows_RD.device):
+            x_CD, dy_CD, of_expert = rows_RD[rows], grad_RD[rows], Weights(*(stack[e] for stack in weights))
+            if len(hidden_RF):
+                hidden_CF = hidden_RF[rows]
+            else:
+                hidden_CF = torch.addmm(of_expert.b1_EF, x_CD, of_expert.w1_EDF, out=work(2, rows))
+            gelu_CF = _gelu(hidden_CF, out=work(0, rows))
+            dgelu_CF = torch.mm(dy_CD, of_expert.w2_EFD.t(), out=work(1, rows))
+            if gates_R is not None and grad_gates_R is not None:
+                dot_C = torch.mul(gelu_CF, dgelu_CF, out=work(3, rows)).sum(1) + dy_CD @ of_expert.b2_ED
+                grad_gates_R[rows] = dot_C
+                gate_C1 = _column(gates_R, rows, dy_CD)
+                x_CD, dy_CD = x_CD * gate_C1, dy_CD * gate_C1
+            dhidden_CF = _gelu_backward(dgelu_CF, hidden_CF, grad_input=dgelu_CF)
+            dx_CD = torch.mm(dhidden_CF, of_expert.w1_EDF.t(), out=grad_rows_RD[rows])
+            if gates_R is not None:
+                dx_CD.mul_(gate_C1)
+            if grads is not None:
+                dhidden_sum_F = dhidden_CF.sum(0) if gates_R is None else (gate_C1.t() @ dhidden_CF).squeeze(0)
+                _accumulate(
+                    Weights(*(stack[e] for stack in grads)), first, x_CD, dhidden_CF, dhidden_sum_F, gelu_CF, dy_CD
+                )
+        return (grad_rows_RD, grad_gates_R, *(grads or [None] * 4), None, None)
+
+
+def _accumulate(
+    grads: Weights, first: bool, x_CD: Tensor, dhidden_CF: Tensor, dhidden_sum_F: Tensor, gelu_CF: Tensor, dy_CD: Tensor
+) -> None:
+    """Sets the gradients of one expert to those of its first chunk, or adds those of a later one."""
+    beta = 0 if first else 1  # with 0 what was there is not read
+    grads.w1_EDF.addmm_(x_CD.t(), dhidden_CF, beta=beta)
+    grads.w2_EFD.addmm_(gelu_CF.t(), dy_CD, beta=beta)
+    dy_sum_D = dy_CD.sum(0)
+    if first:
+        grads.b1_EF.copy_(dhidden_sum_F)
+        grads.b2_ED.copy_(dy_sum_D)
+    else:
+        grads.b1_EF.add_(dhidden_sum_F)
+        grads.b2_ED.add_(dy_sum_D)
+
+
+def _zero_idle(grads: Weights, counts: Sequence[int]) -> None:
+    """Experts without rows have gradients of zero."""
+    for e, count in enumerate(counts):
+        if not count:
+            for stack in grads:
+                stack[e].zero_()
+
+
+def _column(gates_R: Tensor, rows: slice, like: Tensor) -> Tensor:
+    """(C, 1) gates of a chunk in the type of its rows: types that differ would cost more than the product."""
+    return gates_R[rows].to(like.dtype).unsqueeze(1)
+
+
+def _chunks(counts: Sequence[int], device: torch.device) -> Iterator[tuple[int, bool, slice]]:
+    """Expert, whether it is the expert's first, and rows of every chunk."""
+    start = 0
+    for e, count in enumerate(counts):
+        step = _CHUNK if device.type == "cpu" else max(count, 1)
+        for at in range(start, start + count, step):
+            yield e, at == start, slice(at, min(at + step, start + count))
+        start += count
+
+
+class _Workspace:
+    """Buffers for the hidden values of one chunk at a time."""
+
+    def __init__(self, like_RD: Tensor, width: int, counts: Sequence[int], *, buffers: int) -> None:
+        longest = max(counts, default=0)
+        num_rows = min(longest, _CHUNK) if like_RD.device.type == "cpu" else longest
+        self._buffers = [like_RD.new_empty(num_rows, width) for _ in range(buffers)]
+
+    def __call__(self, number: int, rows: slice) -> Tensor:
+        """(C, F) for a chunk; what was in it is gone."""
+        return self._buffers[number][: rows.stop - rows.start]
