@@ -9,6 +9,7 @@ from ringmoe import modality as registry
 from ringmoe.cli.console import console
 from ringmoe.config import load_yaml
 from ringmoe.errors import ConfigError
+from ringmoe.moe.config import Recompute
 from ringmoe.plan.cluster import Cluster, find_cluster
 from ringmoe.plan.search import Plan, Workload, plan, search, shortage
 from ringmoe.plan.setting import EngineFile, Setting, split_images
@@ -36,7 +37,7 @@ class PlanConfig:
         micro_batch: Images of one rank's micro-batch.
         accumulation: Micro-batches of a step.
         dtype: Type of weights and activations.
-        recompute: Whether blocks compute their activations twice.
+        recompute: What the backward pass computes again.
         total: Images of a step on all ranks: without --search the accumulation follows from it.
         search: Propose the fastest settings that fit, over expert-parallel sizes, engines, recomputation and
             micro-batches, at the same images of a step.
@@ -55,7 +56,7 @@ class PlanConfig:
     micro_batch: int | None = None
     accumulation: int | None = None
     dtype: Literal["bf16", "fp32"] | None = None
-    recompute: bool | None = None
+    recompute: Recompute | None = None
     total: int | None = None
     search: bool = False
     engines: tuple[str, ...] = _ENGINES

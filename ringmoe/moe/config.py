@@ -8,6 +8,10 @@ from ringmoe.errors import ConfigError
 #: How a parameter is first filled; modules say so of their own parameters in ``init_kinds``.
 Kind = Literal["weight", "zeros"]
 
+#: What the backward pass computes again instead of finding it kept: nothing, the hidden values of the experts, or all
+#: that is inside the blocks. Each keeps less and computes more than the one before.
+Recompute = Literal["nothing", "experts", "blocks"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RMoEConfig:

@@ -157,7 +157,7 @@ class LocalDispatcher:
 
     def dispatch(self, x_TD: Tensor, ids_TK: Tensor, gates_TK: Tensor) -> tuple[Rows, SortedRows]:
         """See ``Dispatcher``."""
-        sent = SortedRows.by(ids_TK, self.num_experts, row_multiple(x_TD.dtype, x_TD.device))
+        sent = SortedRows.by(ids_TK, self.num_experts, row_multiple(x_TD.element_size()))
         return sent.copy(x_TD, gates_TK), sent
 
     def combine(self, y_RD: Tensor, sent: SortedRows, onto_TD: Tensor | None = None) -> Tensor:
@@ -212,7 +212,7 @@ class AllToAllDispatcher:
         rows = Rows(*(_Depart.apply(part, way) for part, way in zip(rows, exchanges, strict=True)))
         local_experts = torch.arange(coming_NE.shape[1], device=x_TD.device).repeat(ranks)
         ids_R = local_experts.repeat_interleave(coming_NE.flatten(), output_size=sum(coming))
-        arrived = SortedRows.by(ids_R.unsqueeze(1), coming_NE.shape[1], row_multiple(x_TD.dtype, x_TD.device))
+        arrived = SortedRows.by(ids_R.unsqueeze(1), coming_NE.shape[1], row_multiple(x_TD.element_size()))
         return rows, ExchangedRows(
             counts_E=arrived.counts_E, departed=departed, arrived=arrived, exchanges=tuple(exchanges)
         )

@@ -12,6 +12,13 @@ from ringmoe.moe.ffn import Weights, experts_ffn
 # D width of a token, F hidden width, E experts on this rank, T tokens, R rows (a token once for each of its experts)
 
 
+def recompute_hidden(model: nn.Module) -> None:
+    """Has all experts of a model compute their hidden values again for the backward pass instead of keeping them."""
+    for module in model.modules():
+        if isinstance(module, Expert | Experts):
+            module.recompute = True
+
+
 class Expert(nn.Module):
     """One expert that sees every token: the shared expert of Eq. 3, or the FFN of a dense block.
 

@@ -1,9 +1,9 @@
 """What experts compute, ``gelu(x @ w1 + b1) @ w2 + b2`` times the gate (Eq. 12), for many experts in one operation.
 
 Autograd would give every slice of a stack a gradient of its own, copy all of them together, keep the hidden values
-before and after the GELU, and pass over all of them in main memory again and again. Here products write into the stacked
-gradients themselves, the backward pass takes the GELU again, and on CPUs rows go through in chunks whose hidden values
-stay in the cache.
+before and after the GELU, and pass over all of them in main memory again and again. Here products write into the
+stacked gradients themselves, the backward pass takes the GELU again, and on CPUs rows go through in chunks whose hidden
+values stay in the cache.
 
 The gate multiplies tokens and never hidden values, which are several times as wide: with dy the gradient of an expert's
 output, the gate's is <gelu(h), dy @ w2^T> + <b2, dy>, so that no output is kept for it and nothing is divided by it.
@@ -44,13 +44,14 @@ def ffn(x_TD: Tensor, w1_DF: Tensor, b1_F: Tensor, w2_FD: Tensor, b2_D: Tensor) 
     return torch.addmm(b2_D, F.gelu(torch.addmm(b1_F, x_TD, w1_DF)), w2_FD)
 
 
-def row_multiple(dtype: torch.dtype, device: torch.device) -> int:
-    """What the rows of every expert should be filled up to a multiple of.
+def row_multiple(item_bytes: int) -> int:
+    """What the rows of every expert are filled up to a multiple of, for values of so many bytes.
 
     oneDNN, which multiplies bfloat16 matrices on CPUs, builds a kernel for each new number of rows. That takes longer
-    than the product of a few hundred rows, and routing gives new numbers in every step.
+    than the product of a few hundred rows, and routing gives new numbers in every step. On GPUs a group of rows must
+    start at an aligned address.
     """
-    return 32 if device.type == "cpu" and dtype == torch.bfloat16 else 1
+    return 32 if item_bytes == 2 else 1
 
 
 def experts_ffn(

@@ -13,6 +13,8 @@ from itertools import pairwise
 from ringmoe import modality
 from ringmoe.layers.window_attention import WindowGrid
 from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.config import Recompute
+from ringmoe.moe.ffn import row_multiple
 
 # T tokens of a micro-batch, W of them with the padding of windows, N tokens of a window, D width, F hidden width,
 # A heads, K experts that a token selects, R rows (a token once for each of its experts)
@@ -21,6 +23,7 @@ FLOAT32 = 4
 INT64 = 8
 _BIAS_HIDDEN = 512  # hidden width of the position-bias MLP
 Terms = Counter[str]
+HIDDEN = ("moe: hidden", "moe: shared hidden")  # what experts need not keep
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,21 @@ class Activations:
     """Bytes that one rank keeps of a micro-batch.
 
     Attributes:
-        kept: With all activations, by term.
-        recomputed: With blocks that keep their input only, by term; the largest block's own come back one at a time.
+        nothing: With nothing recomputed, by term.
+        experts: With experts that keep no hidden values, by term.
+        blocks: With blocks that keep their input only, by term; the largest block's own come back one at a time.
         transient: The largest short-lived tensors of one block's backward pass, an estimate.
     """
 
-    kept: Mapping[str, int]
-    recomputed: Mapping[str, int]
+    nothing: Mapping[str, int]
+    experts: Mapping[str, int]
+    blocks: Mapping[str, int]
     transient: int
 
-    def total(self, *, recompute: bool) -> int:
-        """The most that is kept at one time."""
-        return sum((self.recomputed if recompute else self.kept).values())
+    def total(self, recompute: Recompute) -> int:
+        """The most that is kept at one time, where so much is recomputed."""
+        terms = {"nothing": self.nothing, "experts": self.experts, "blocks": self.blocks}
+        return sum(terms[recompute].values())
 
 
 @lru_cache(maxsize=1024)
@@ -55,9 +61,11 @@ def _activations(
     for stage in range(len(model.depths)):
         inputs["noise keys"] += _tokens(model, stage, num_images) * INT64
     largest = max(blocks, key=lambda terms: terms.total())
+    kept = sum(blocks, start=outside)
     return Activations(
-        kept=sum(blocks, start=outside),
-        recomputed=outside + inputs + Counter({"one block, recomputed": largest.total()}),
+        nothing=kept,
+        experts=Counter({term: num for term, num in kept.items() if term not in HIDDEN}),
+        blocks=outside + inputs + Counter({"one block, recomputed": largest.total()}),
         transient=max(
             _transient(model, block, num_images, item_bytes, expert_parallel) for block in range(model.num_blocks)
         ),
@@ -145,22 +153,25 @@ def moe_terms(model: RingMoEConfig, block: int, tokens: int, item_bytes: int, ex
     hidden = model.mlp_ratio * dim
     terms: Terms = Counter({"moe: tokens": tokens * dim * item_bytes})
     if model.shared:
-        terms["moe: shared hidden"] = 2 * tokens * hidden * item_bytes  # before and after the GELU
+        terms["moe: shared hidden"] = tokens * hidden * item_bytes  # before the GELU, which is taken again
     selected = rows_of_token(model, block)
     if not selected:
         return terms
-    rows = tokens * selected
+    rows, experts = tokens * selected, len(model.modalities) * model.num_specialised
+    experts += len(model.collaborative_ids(block))
+    # those that fill up the experts' rows, with a flag for each row that tells which they are
+    multiple = row_multiple(item_bytes)
+    filled = rows + min(experts // expert_parallel, rows) * (multiple - 1)
     if item_bytes < FLOAT32:
         terms["moe: tokens in fp32"] = tokens * dim * FLOAT32  # what the gates read
-    for experts in (model.num_specialised, len(model.collaborative_ids(block))):
+    for family in (model.num_specialised, len(model.collaborative_ids(block))):
         # logits and spread, noise, probabilities; ids of all experts in order, of which the first K are used
-        terms["moe: gates"] += tokens * experts * (4 * FLOAT32 + INT64)
-    terms["moe: weights"] = rows * FLOAT32
-    terms["moe: rows in"] = rows * dim * item_bytes
-    terms["moe: hidden"] = rows * hidden * item_bytes  # before the GELU; the backward pass takes it again
-    terms["moe: rows out"] = rows * dim * item_bytes
-    # order and inverse of the rows where they start and, on other ranks, where they arrive
-    terms["moe: places"] = rows * INT64 * (3 if expert_parallel == 1 else 5)
+        terms["moe: gates"] += tokens * family * (4 * FLOAT32 + INT64)
+    terms["moe: gates of rows"] = filled * (FLOAT32 + (multiple > 1))
+    terms["moe: rows"] = filled * dim * item_bytes
+    terms["moe: hidden"] = filled * hidden * item_bytes
+    # each selection's row, each row's token, and on other ranks the order in which they arrive and the way back
+    terms["moe: places"] = (rows + filled) * INT64 + (0 if expert_parallel == 1 else 2 * rows * INT64)
     return terms
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ringmoe.models.ringmoe.config import RingMoEConfig
-from ringmoe.plan.activations import INT64, rows_of_token
+from ringmoe.plan.activations import FLOAT32, INT64, rows_of_token
 from ringmoe.plan.memory import gradient_mode
 from ringmoe.plan.parameters import FlatBuffer
 from ringmoe.plan.setting import Setting
@@ -63,16 +63,20 @@ def collectives(model: RingMoEConfig, setting: Setting, buffers: Sequence[FlatBu
 
 
 def _expert_exchange(model: RingMoEConfig, setting: Setting) -> Iterator[Collective]:
-    """Rows there and back, their gradients the same ways, and counts ahead of them (``ringmoe/moe/dispatch.py``)."""
+    """Rows with their gates there, outputs back, their gradients the same ways, and counts ahead of them.
+
+    See ``ringmoe/moe/dispatch.py``.
+    """
     if setting.expert_parallel == 1:
         return
-    forwards = 2 if setting.recompute else 1
+    forwards = 2 if setting.recompute == "blocks" else 1
     num_bytes, calls = 0, 0
     for block in range(model.num_blocks):
         stage = model.stage_of(block)
         rows = setting.micro_batch * model.map_size(stage) ** 2 * rows_of_token(model, block)
-        num_bytes += rows * model.dims[stage] * setting.item_bytes * 2 * (forwards + 1)
-        calls += 2 * (forwards + 1)
+        # rows go to the experts with their gates and come back without, and so do their gradients
+        num_bytes += rows * (2 * model.dims[stage] * setting.item_bytes + FLOAT32) * (forwards + 1)
+        calls += 3 * (forwards + 1)
     routed = len(model.modalities) * model.num_specialised + model.num_collaborative
     counts = model.num_blocks * forwards * setting.accumulation
     yield Collective(

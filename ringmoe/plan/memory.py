@@ -34,8 +34,9 @@ class Memory:
         step_gradients: Gradients between the last backward pass and the step.
         optimiser: Masters, moments and step counters.
         activations: What autograd keeps of a micro-batch, as the setting has it.
-        activations_kept: The same without recomputation.
-        activations_recomputed: The same with it.
+        activations_kept: The same with nothing recomputed.
+        activations_experts: The same with the experts' hidden values recomputed.
+        activations_blocks: The same with whole blocks recomputed.
         buckets: What gradients are reduced in.
         workspace: Short-lived tensors of the backward pass and the pixels of a micro-batch, an estimate.
         step_workspace: Short-lived tensors of the optimiser's step.
@@ -49,7 +50,8 @@ class Memory:
     optimiser: int
     activations: int
     activations_kept: int
-    activations_recomputed: int
+    activations_experts: int
+    activations_blocks: int
     buckets: int
     workspace: int
     step_workspace: int
@@ -105,9 +107,10 @@ def memory_of(model: RingMoEConfig, setting: Setting, buffers: Sequence[FlatBuff
         gradients=backward_gradients(setting, buffers),
         step_gradients=max(step_gradients(setting, buffers, rank) for rank in range(setting.devices)),
         optimiser=device_state,
-        activations=kept.total(recompute=setting.recompute),
-        activations_kept=kept.total(recompute=False),
-        activations_recomputed=kept.total(recompute=True),
+        activations=kept.total(setting.recompute),
+        activations_kept=kept.total("nothing"),
+        activations_experts=kept.total("experts"),
+        activations_blocks=kept.total("blocks"),
         buckets=buckets,
         workspace=_workspace(model, setting, kept),
         step_workspace=step_workspace(setting, buffers),

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import get_args
 
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.config import Recompute
 from ringmoe.plan.cluster import GB, Cluster, Dtype
 from ringmoe.plan.exchange import Collective, collectives
 from ringmoe.plan.memory import Memory, memory_of
@@ -133,7 +135,7 @@ def shortage(found: Plan, cluster: Cluster) -> str:
 def _candidates(work: Workload, devices: int, total: int, engines: Iterable[EngineFile]) -> Iterator[Setting]:
     batches = list(_batches(work, devices, total))
     sizes = [size for size in Topology(devices).possible_sizes if _spreads(work.model, devices, size)]
-    for (micro_batch, accumulation), size, engine, recompute in product(batches, sizes, engines, (False, True)):
+    for (micro_batch, accumulation), size, engine, recompute in product(batches, sizes, engines, get_args(Recompute)):
         yield Setting(
             devices=devices,
             expert_parallel=size,

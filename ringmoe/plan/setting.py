@@ -9,6 +9,7 @@ from ringmoe.distributed.engine_file import EngineConfig, check_engine_file, rea
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.config import Recompute
 from ringmoe.plan.cluster import Dtype
 
 ITEM_BYTES: Mapping[Dtype, int] = {"bf16": 2, "fp32": 4}
@@ -77,7 +78,7 @@ class Setting:
         expert_parallel: Ranks that share the experts.
         engine: How the engine works.
         dtype: Type of weights and activations.
-        recompute: Whether blocks forget their activations and compute them again.
+        recompute: What the backward pass computes again.
         images: Images of each modality in a micro-batch of one rank.
         accumulation: Micro-batches of a step.
     """
@@ -86,7 +87,7 @@ class Setting:
     expert_parallel: int
     engine: EngineFile
     dtype: Dtype
-    recompute: bool
+    recompute: Recompute
     images: Mapping[str, int]
     accumulation: int
 
@@ -113,7 +114,7 @@ class Setting:
     def __str__(self) -> str:
         """In words, for tables and messages."""
         words = f"EP {self.expert_parallel}, {self.engine.name}, micro-batch {self.micro_batch} x {self.accumulation}"
-        return f"{words}, {'recomputed' if self.recompute else 'kept'}"
+        return f"{words}, {self.recompute} recomputed"
 
 
 def check_experts(model: RingMoEConfig, devices: int, expert_parallel: int) -> None:

@@ -34,16 +34,18 @@ def detail_table(plan: Plan, cluster: Cluster) -> Table:
         "gradients, until the step": memory.step_gradients,
         "optimiser": memory.optimiser,
         "activations, all kept": memory.activations_kept,
-        "activations, blocks recomputed": memory.activations_recomputed,
+        "activations, experts recomputed": memory.activations_experts,
+        "activations, blocks recomputed": memory.activations_blocks,
         "buckets": memory.buckets,
         "workspace": memory.workspace,
         "workspace of the step": memory.step_workspace,
         "host, while training": memory.host,
         "host, at the start": memory.host_start,
     }
-    unused = "activations, all kept" if setting.recompute else "activations, blocks recomputed"
+    used = "all kept" if setting.recompute == "nothing" else f"{setting.recompute} recomputed"
     for name, num_bytes in rows.items():
-        table.add_row(name, f"({_size(num_bytes)})" if name == unused else _size(num_bytes))
+        unused = name.startswith("activations, ") and not name.endswith(used)
+        table.add_row(name, f"({_size(num_bytes)})" if unused else _size(num_bytes))
     for name, peak, usable in (
         ("peak", memory.peak, cluster.usable_bytes),
         ("peak, host", memory.host_peak, cluster.usable_host_bytes(setting.devices)),
@@ -65,7 +67,7 @@ def overview_table(plans: Sequence[Plan], cluster: Cluster, *, title: str) -> Ta
     """Plans one a line."""
     table = Table(
         title=f"PREDICTED, not measured: {title}",
-        caption="memory of one device in GB (activations with *: blocks recomputed), time in seconds",
+        caption="memory of one device in GB (recomputed: e experts, b blocks), time in seconds",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -84,7 +86,7 @@ def overview_table(plans: Sequence[Plan], cluster: Cluster, *, title: str) -> Ta
             setting.engine.name,
             f"{setting.micro_batch} x {setting.accumulation}",
             *(f"{num_bytes / GB:.1f}" for num_bytes in kinds),
-            f"{memory.activations / GB:.1f}" + ("*" if setting.recompute else ""),
+            f"{memory.activations / GB:.1f}" + {"nothing": "", "experts": "e", "blocks": "b"}[setting.recompute],
             f"{memory.peak / GB:.1f}" + ("" if plan.fits else "!"),
             f"{time.total:.2f}",
             f"{time.images_per_second:,.0f}",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.config import Recompute
 from ringmoe.plan.activations import FLOAT32
 from ringmoe.plan.cluster import GB, Cluster
 from ringmoe.plan.exchange import Collective
@@ -16,12 +17,14 @@ from ringmoe.plan.memory import Memory
 from ringmoe.plan.parameters import FlatBuffer
 from ringmoe.plan.setting import Setting
 
-# a kept byte is written and read forward, read backward, and its gradient is written, read and added to
-_MOVES_OF_ACTIVATION = 6
-# written and read once more when blocks are recomputed
-_MOVES_RECOMPUTED = 8
-# weights are read forward and backward, and as much is written as gradient
-_MOVES_OF_WEIGHT = 3
+# a kept byte is written and read forward, read backward, and its gradient is written, read and added to; all are
+# written and read once more when blocks are recomputed, and about half of them when experts are
+_MOVES_OF_ACTIVATION: dict[Recompute, float] = {"nothing": 6, "experts": 7, "blocks": 8}
+# weights are read forward and backward, and as much is written as gradient; experts read half of theirs again
+_MOVES_OF_WEIGHT: dict[Recompute, float] = {"nothing": 3, "experts": 3.5, "blocks": 4}
+# a third of the work is the forward pass, which blocks repeat; experts repeat half of their part of it, which is
+# nearly all
+_WORK: dict[Recompute, float] = {"nothing": 1, "experts": 7 / 6, "blocks": 4 / 3}
 # AdamW reads gradient, master and moments and writes master and moments, all in fp32
 _MOVES_OF_STATE = 7
 
@@ -76,11 +79,10 @@ def step_time(
     """
     work = setting.accumulation * model.training_flops(setting.images)
     rate = cluster.operations_per_second(setting.dtype)
-    moves = _MOVES_RECOMPUTED if setting.recompute else _MOVES_OF_ACTIVATION
-    moved = moves * memory.activations_kept + (_MOVES_OF_WEIGHT + setting.recompute) * memory.weights
+    again = setting.recompute
+    moved = _MOVES_OF_ACTIVATION[again] * memory.activations_kept + _MOVES_OF_WEIGHT[again] * memory.weights
     parts = {
-        # a third of the work is the forward pass, which recomputation repeats
-        "products": work * (4 / 3 if setting.recompute else 1) / (rate * cluster.matrix_share),
+        "products": work * _WORK[again] / (rate * cluster.matrix_share),
         "memory": setting.accumulation * moved / _rate(cluster, cluster.memory_gb_s),
         "optimiser": _optimiser(setting, cluster, buffers),
         "experts": _seconds(exchange, cluster, "all-to-all"),

@@ -14,6 +14,7 @@ from ringmoe.distributed.recompute import recompute_blocks
 from ringmoe.distributed.topology import Topology
 from ringmoe.layers.init import initialise
 from ringmoe.models.ringmoe.model import RingMoE
+from ringmoe.moe.experts import recompute_hidden
 from ringmoe.moe.parallel import ExpertParallel
 from ringmoe.naming import canonical_entries
 from ringmoe.train.callbacks.base import Callback
@@ -58,7 +59,9 @@ def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, En
     parallel = ExpertParallel(topology.expert_parallel, topology.ep_rank(world.rank), clock=clock_of(world.device))
     model = RingMoE(config.model, parallel)
     initialise(model, config.seed)
-    if config.parallel.recompute:
+    if config.parallel.recompute == "experts":
+        recompute_hidden(model)
+    elif config.parallel.recompute == "blocks":
         recompute_blocks(model, [f"blocks.{block}" for block in range(config.model.num_blocks)])
     groups = parameter_groups(model, config.optimiser.weight_decay)
     return model, build_engine(model, groups, parallel, config.engine_config())

@@ -8,6 +8,7 @@ from ringmoe.data.loader import DataConfig
 from ringmoe.distributed.engine_file import EngineConfig
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.moe.config import Recompute
 from ringmoe.train.optim import OptimiserConfig, ScheduleConfig
 
 
@@ -19,13 +20,14 @@ class ParallelConfig:
         expert_parallel: Ranks that share the experts: 1, 2 or 4, a divisor of the world and of every expert family.
         engine: Engine file: its path, or the name of one in ``ds_configs``.
         dtype: Type of weights and activations; master weights, gates, norms and losses are fp32 in either case.
-        recompute: Forget the activations inside each block and compute them again for the backward pass.
+        recompute: What the backward pass computes again instead of finding it kept: nothing, the hidden values of the
+            experts (most of the memory, a sixth of their time), or all activations inside the blocks.
     """
 
     expert_parallel: int = 1
     engine: str = "zero1"
     dtype: Literal["bf16", "fp32"] = "bf16"
-    recompute: bool = False
+    recompute: Recompute = "nothing"
 
 
 @dataclass(frozen=True, kw_only=True)

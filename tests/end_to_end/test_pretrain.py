@@ -148,9 +148,11 @@ def test_a_run_that_is_stopped_and_continued_equals_one_that_was_not(train, tmp_
 
 
 def test_recomputed_activations_change_nothing(train, tmp_path):
-    train(tmp_path / "kept", steps=3)
-    train(tmp_path / "recomputed", steps=3, options="--parallel.recompute")
-    assert weights_of(tmp_path / "recomputed") == weights_of(tmp_path / "kept")
+    for what in ("nothing", "experts", "blocks"):
+        train(tmp_path / what, steps=3, options=f"--parallel.recompute {what}")
+    kept = weights_of(tmp_path / "nothing")
+    assert weights_of(tmp_path / "experts") == kept
+    assert weights_of(tmp_path / "blocks") == kept
 
 
 def test_bf16_follows_fp32(train, tmp_path):

@@ -11,6 +11,7 @@ from ringmoe.distributed.recompute import recompute_blocks
 from ringmoe.layers.init import initialise
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.models.ringmoe.model import RingMoE
+from ringmoe.moe.experts import recompute_hidden
 from ringmoe.plan.activations import activations, attention_terms, block_terms, moe_terms
 from ringmoe.testing.batches import random_batch
 from tests.unit.plan.measure import Saved, saved_by_autograd
@@ -81,16 +82,25 @@ def _assert_close(counted: Counter[str], saved: Saved) -> None:
 def test_all_kept(name, dtype):
     model = _model(MODELS[name], dtype)
     saved, _ = _forward(model)
-    _assert_close(Counter(activations(model.config, _images(model.config), dtype.itemsize).kept), saved)
+    _assert_close(Counter(activations(model.config, _images(model.config), dtype.itemsize).nothing), saved)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", MODELS)
-def test_recomputed(name, dtype):
+def test_experts_recomputed(name, dtype):
+    model = _model(MODELS[name], dtype)
+    recompute_hidden(model)
+    saved, _ = _forward(model)
+    _assert_close(Counter(activations(model.config, _images(model.config), dtype.itemsize).experts), saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_recomputed(name, dtype):
     model = _model(MODELS[name], dtype)
     recompute_blocks(model, [f"blocks.{block}" for block in range(model.config.num_blocks)])
     saved, loss = _forward(model)
-    counted = Counter(activations(model.config, _images(model.config), dtype.itemsize).recomputed)
+    counted = Counter(activations(model.config, _images(model.config), dtype.itemsize).blocks)
     largest = counted.pop("one block, recomputed")
     _assert_close(counted, saved)
     with saved_by_autograd(model) as again:

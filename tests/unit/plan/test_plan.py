@@ -22,13 +22,13 @@ def _plans(capsys, **options) -> list[dict]:
 
 def test_a_run_is_planned_as_it_is_configured(capsys, tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("parallel: {expert_parallel: 2, recompute: true}\ndata: {micro_batch: 8}\n")
+    file.write_text("parallel: {expert_parallel: 2, recompute: blocks}\ndata: {micro_batch: 8}\n")
     (found,) = _plans(capsys, preset="small", config=file, devices=(4,), accumulation=3)
     setting = found["setting"]
-    assert (setting["expert_parallel"], setting["recompute"], setting["accumulation"]) == (2, True, 3)
+    assert (setting["expert_parallel"], setting["recompute"], setting["accumulation"]) == (2, "blocks", 3)
     assert setting["images"] == {"opt": 2, "ms": 2, "sar_l1": 2, "sar_l2": 2}
     assert setting["total"] == 8 * 3 * 4
-    assert found["memory"]["activations"] == found["memory"]["activations_recomputed"]
+    assert found["memory"]["activations"] == found["memory"]["activations_blocks"]
     assert found["fits"]
     assert {row["operation"] for row in found["exchange"]} == {"all-to-all", "all-reduce", "all-gather"}
 
@@ -41,7 +41,7 @@ def test_images_of_a_step_decide_the_accumulation(capsys):
 
 
 def test_from_one_device_to_a_thousand(capsys):
-    found = _plans(capsys, preset="swin-88m", devices=(1, 2, 8, 1024), total=8192, search=True, recompute=True)
+    found = _plans(capsys, preset="swin-88m", devices=(1, 2, 8, 1024), total=8192, search=True, recompute="blocks")
     assert [plan["setting"]["devices"] for plan in found] == [1, 2, 8, 1024]
     assert {plan["setting"]["total"] for plan in found} == {8192}
     times = [plan["time"]["total"] for plan in found]
