@@ -41,9 +41,9 @@ def test_eq_14_noisy_softmax():
 
 def test_eq_13_keeps_the_values_of_the_k_largest_and_breaks_ties_by_the_lowest_id():
     probs_TN = torch.tensor([[0.1, 0.6, 0.3], [0.25, 0.5, 0.25], [1 / 3, 1 / 3, 1 / 3]])
-    weights_TK, ids_TK = select(probs_TN, 2)
+    gates_TK, ids_TK = select(probs_TN, 2)
     assert ids_TK.tolist() == [[1, 2], [1, 0], [0, 1]]
-    assert torch.equal(weights_TK, probs_TN.gather(1, ids_TK))
+    assert torch.equal(gates_TK, probs_TN.gather(1, ids_TK))
     assert select(probs_TN, 5)[1].shape == (3, 3)
 
 
@@ -78,7 +78,7 @@ def test_there_is_no_noise_in_evaluation_nor_when_it_is_turned_off():
 def test_every_parameter_has_a_gradient_even_without_noise():
     built = router()
     plan = built(tokens(), (9, 0))
-    plan.weights_TK.sum().backward()
+    plan.gates_TK.sum().backward()
     assert all(parameter.grad is not None for parameter in built.parameters())
     assert all(parameter.grad.count_nonzero() == 0 for parameter in built.specialised["sar"].parameters())
 
@@ -86,8 +86,8 @@ def test_every_parameter_has_a_gradient_even_without_noise():
 def test_gates_are_float32_for_bfloat16_tokens():
     low = router()(tokens(torch.bfloat16), SIZES, KEYS_T)
     high = router()(tokens(torch.bfloat16).float(), SIZES, KEYS_T)
-    assert low.weights_TK.dtype == torch.float32
-    assert torch.equal(low.weights_TK, high.weights_TK)
+    assert low.gates_TK.dtype == torch.float32
+    assert torch.equal(low.gates_TK, high.gates_TK)
 
 
 def routing(counts_ME: list[list[int]], probs_ME: list[list[float]], tokens_M: list[int]) -> Routing:

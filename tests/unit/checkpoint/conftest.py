@@ -22,7 +22,7 @@ class Layer(nn.Module):
         self.experts = Experts(4, 8, ("collaborative.0", "collaborative.3"))
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self.experts(self.gate(x_TD), torch.tensor([3, len(x_TD) - 3]))
+        return self.experts(self.gate(x_TD), torch.ones(len(x_TD)), torch.tensor([3, len(x_TD) - 3]))
 
 
 class Run:
