@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ringmoe.moe.config import Kind
 from ringmoe.moe.ffn import Weights, experts_ffn
+from ringmoe.moe.grouped import grouped_ffn
 
 # D width of a token, F hidden width, E experts on this rank, T tokens, R rows (a token once for each of its experts)
 
@@ -93,4 +94,6 @@ class Experts(nn.Module):
             (R, D) outputs in the same order.
         """
         weights = Weights(self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)
+        if rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16:
+            return grouped_ffn(rows_RD, gates_R, weights, counts_E, recompute=self.recompute)
         return experts_ffn(rows_RD, gates_R, weights, counts_E.tolist(), recompute=self.recompute)
