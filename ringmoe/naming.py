@@ -44,13 +44,6 @@ class Entry:
         return self.parameter.data if self.index is None else self.parameter.data[self.index]
 
 
-def expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of ``model`` that stack experts, with their paths."""
-    for path, module in model.named_modules():
-        if hasattr(module, "stacked_names"):
-            yield path, module
-
-
 def canonical_entries(model: nn.Module) -> Iterator[Entry]:
     """All parameters of ``model`` by global name, experts one by one, in the order of the modules.
 

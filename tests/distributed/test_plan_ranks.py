@@ -66,7 +66,11 @@ def cases(world: int) -> list[Case]:
     sizes = [ep for ep in (1, 2, 4) if world % ep == 0]
     kinds = [("fp32", 1), ("bf16", 1), ("bf16", 2)]
     found = [Case(*values, *kind) for *values, kind in itertools.product(("zero1", "zero2"), sizes, kinds)]
-    found += [Case("zero1", sizes[-1], "fp32", 2), Case("zero2", sizes[-1], "fp32", 2, "blocks"), Case("zero1", sizes[-1], "bf16", 1, "experts")]
+    found += [
+        Case("zero1", sizes[-1], "fp32", 2),
+        Case("zero2", sizes[-1], "fp32", 2, "blocks"),
+        Case("zero1", sizes[-1], "bf16", 1, "experts"),
+    ]
     # on the host what was on the device
     return found + [Case("offload", 2, dtype, accumulation) for dtype, accumulation in kinds if world == 2]
 

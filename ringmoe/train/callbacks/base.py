@@ -55,3 +55,24 @@ class Callback:
     def documents(self) -> dict[str, dict[str, Any]]:
         """JSON files, by name, that go into every checkpoint for others to read."""
         return {}
+
+
+class Periodic(Callback):
+    """Something that is done every ``every`` steps, and once more for the finished model."""
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def act(self, trainer: "Trainer") -> None:
+        """Does it."""
+        raise NotImplementedError
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """Acts at the interval."""
+        if trainer.step % self._every == 0:
+            self.act(trainer)
+
+    def finish(self, trainer: "Trainer") -> None:
+        """Acts for the finished model, if the last step did not."""
+        if trainer.is_complete and trainer.step % self._every:
+            self.act(trainer)

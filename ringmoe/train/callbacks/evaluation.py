@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ringmoe.data.loader import Loader
-from ringmoe.train.callbacks.base import Callback
+from ringmoe.train.callbacks.base import Periodic
 from ringmoe.train.evaluate import evaluate
 from ringmoe.train.metrics import Row
 from ringmoe.train.run import EvaluationConfig
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ringmoe.train.trainer import Trainer
 
 
-class Evaluation(Callback):
+class Evaluation(Periodic):
     """Logs ``val/<modality>`` and ``val_ratio/<modality>``: the masked error, and its share of the baseline's.
 
     Args:
@@ -22,25 +22,16 @@ class Evaluation(Callback):
     """
 
     def __init__(self, every: int, config: EvaluationConfig, loader: Loader) -> None:
-        self._every = every
+        super().__init__(every)
         self._config = config
         self._loader = loader
-
-    def after_step(self, trainer: "Trainer") -> None:
-        """Evaluates at the interval."""
-        if trainer.step % self._every == 0:
-            self._evaluate(trainer)
-
-    def finish(self, trainer: "Trainer") -> None:
-        """Evaluates the finished model."""
-        if trainer.is_complete and trainer.step % self._every:
-            self._evaluate(trainer)
 
     def close(self) -> None:
         """Closes the shards."""
         self._loader.close()
 
-    def _evaluate(self, trainer: "Trainer") -> None:
+    def act(self, trainer: "Trainer") -> None:
+        """Evaluates the model as it is."""
         trainer.flush()
         config = self._config
         results = evaluate(

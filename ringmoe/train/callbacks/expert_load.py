@@ -11,7 +11,7 @@ from ringmoe.moe.imbalance import imbalance
 from ringmoe.moe.usage import Usage
 from ringmoe.report.canvas import save_png, to_rgb
 from ringmoe.report.expert_load import expert_load_figure
-from ringmoe.train.callbacks.base import Callback
+from ringmoe.train.callbacks.base import Periodic
 from ringmoe.train.metrics import Row
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _KEPT = 0.99  # share of the counts that each step leaves: the last hundred step
 DOCUMENT = "usage.json"
 
 
-class ExpertLoad(Callback):
+class ExpertLoad(Periodic):
     """Counts the selections of all ranks; older steps fade, so that it tells how tokens are routed now.
 
     Every checkpoint has the counts as ``usage.json``, by which compression chooses experts (App. B.4, Eq. 15). Rows get
@@ -38,7 +38,7 @@ class ExpertLoad(Callback):
     """
 
     def __init__(self, every: int, model: RingMoEConfig, folder: Path, *, expert_parallel: int = 1) -> None:
-        self._every = every
+        super().__init__(every)
         self._model = model
         self._folder = folder
         self._expert_parallel = expert_parallel
@@ -63,16 +63,6 @@ class ExpertLoad(Callback):
             self._tokens_LM = _KEPT * self._tokens_LM + torch.from_numpy(row.arrays["tokens_LM"])
         self._last_step = rows[-1].step
 
-    def after_step(self, trainer: "Trainer") -> None:
-        """Draws at the interval."""
-        if trainer.step % self._every == 0:
-            self._draw(trainer)
-
-    def finish(self, trainer: "Trainer") -> None:
-        """Draws how the run ended."""
-        if trainer.is_complete and trainer.step % self._every:
-            self._draw(trainer)
-
     def documents(self) -> dict[str, dict[str, Any]]:
         """The counts as ``usage.json``."""
         usage = Usage.from_counts(
@@ -93,7 +83,8 @@ class ExpertLoad(Callback):
         self._counts_LME = torch.tensor(state["counts_LME"], dtype=torch.float64)
         self._tokens_LM = torch.tensor(state["tokens_LM"], dtype=torch.float64)
 
-    def _draw(self, trainer: "Trainer") -> None:
+    def act(self, trainer: "Trainer") -> None:
+        """Draws who used which expert of late."""
         trainer.flush()
         if not trainer.is_main or not self._model.num_routed:
             return

@@ -11,7 +11,7 @@ from ringmoe.data.loader import Loader
 from ringmoe.models.ringmoe.objective import Reconstruction
 from ringmoe.report.canvas import save_png, to_rgb
 from ringmoe.report.reconstruction import Panel, reconstruction_figure
-from ringmoe.train.callbacks.base import Callback
+from ringmoe.train.callbacks.base import Periodic
 from ringmoe.train.evaluate import evaluating
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TILES = 4  # of each modality
 
 
-class Pictures(Callback):
+class Pictures(Periodic):
     """Draws masked input, reconstruction and target of the same held-out tiles time and again.
 
     Args:
@@ -30,25 +30,16 @@ class Pictures(Callback):
     """
 
     def __init__(self, every: int, loader: Loader, folder: Path) -> None:
-        self._every = every
+        super().__init__(every)
         self._loader = loader
         self._folder = folder
-
-    def after_step(self, trainer: "Trainer") -> None:
-        """Draws at the interval."""
-        if trainer.step % self._every == 0:
-            self._draw(trainer)
-
-    def finish(self, trainer: "Trainer") -> None:
-        """Draws how the run ended."""
-        if trainer.is_complete and trainer.step % self._every:
-            self._draw(trainer)
 
     def close(self) -> None:
         """Closes the shards."""
         self._loader.close()
 
-    def _draw(self, trainer: "Trainer") -> None:
+    def act(self, trainer: "Trainer") -> None:
+        """Draws the same tiles again."""
         trainer.flush()
         for batch in self._loader.sequential(_TILES, at_most=_TILES):
             with evaluating(trainer.model):
