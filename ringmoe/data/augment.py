@@ -1,4 +1,4 @@
-"""Random resized crop and flip of a batch (App. B.3).
+"""Random resized crop and flip of a batch (App. B.3), and a random phase of complex bands.
 
 Every random number is a function of the image's key (``ringmoe.counter``), drawn for the whole batch at once.
 
@@ -11,8 +11,13 @@ and 3/4 of it between four of them. One factor for the image mends the average b
 that is right for speckle is wrong for a bright coherent target, whose power goes with ``sum(w)^2``. A single weight of
 one has ``sum(w) = sum(w^2) = 1``: power is kept for both, each output is a scattering vector that was measured, and so
 phases, polarimetric ratios and the distribution of speckle survive as they are.
+
+The **absolute phase** of a complex image depends on how many wavelengths lie between sensor and ground: it says nothing
+of the ground. Turning all bands of an image by one random angle changes neither power nor what one polarisation is to
+another, and keeps a model from learning the speckle of few scenes by heart.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -27,7 +32,8 @@ from ringmoe.errors import ConfigError
 
 Resampling = Literal["triangle", "nearest"]
 
-_SALT = counter.key("augment")  # keeps crops apart from masks and noise, which draw from the same image keys
+# keep crops and phases apart from masks and noise, which draw from the same image keys
+_SALT, _PHASE_SALT = counter.key("augment"), counter.key("phase")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,22 @@ def random_crops(keys_B: Tensor, side: int, config: CropConfig) -> Crops:
         width_B=width_B.long(),
         flip_B=flip_B < config.flip,
     )
+
+
+def turn_phase(pixels_BCHW: Tensor, keys_B: Tensor) -> Tensor:
+    """Turns the complex bands of each image by one random angle.
+
+    Args:
+        pixels_BCHW: (B, C, H, W) float32, I and Q of each band one after the other, all in one unit.
+        keys_B: (B,) int64 keys of the images.
+
+    Returns:
+        (B, C, H, W) float32.
+    """
+    angle_B = 2 * math.pi * counter.uniform(counter.mix(keys_B, _PHASE_SALT), 1)[:, 0]
+    turn_B111 = torch.polar(torch.ones_like(angle_B), angle_B)[:, None, None, None]
+    bands_BNHW = torch.complex(pixels_BCHW[:, 0::2], pixels_BCHW[:, 1::2]) * turn_B111
+    return torch.view_as_real(bands_BNHW).movedim(-1, 2).flatten(1, 2)
 
 
 def whole_tiles(num_images: int, side: int) -> Crops:

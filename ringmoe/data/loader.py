@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ringmoe import counter
 from ringmoe.batch import Batch, ModalityImages
-from ringmoe.data.augment import CropConfig, Resampling, random_crops, resample, whole_tiles
+from ringmoe.data.augment import CropConfig, random_crops, resample, turn_phase, whole_tiles
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import Split
 from ringmoe.data.manifest import Manifest
@@ -38,6 +38,7 @@ class DataConfig:
         micro_batch: Images of all modalities together in one micro-batch of one rank.
         weights: Share of each modality in a micro-batch; empty for equal shares.
         crop: Random resized crop and flip of training.
+        random_phase: Whether training turns each complex image by a random angle.
         shuffle_window: Shards whose samples are mixed with each other; more mix better and read more files at a time.
         prefetch: Steps that are made ahead.
         verify: Whether the checksum of every tile is compared while it is read.
@@ -47,6 +48,7 @@ class DataConfig:
     micro_batch: int = 16
     weights: dict[str, float] = field(default_factory=dict)
     crop: CropConfig = field(default_factory=CropConfig)
+    random_phase: bool = True
     shuffle_window: int = 16
     prefetch: int = 2
     verify: bool = True
@@ -228,10 +230,12 @@ class Loader:
         return counter.mix(bases[numbers_B], samples_B)
 
     def _crop(self, key: str, tiles_BCHW: Tensor, keys_B: Tensor) -> Tensor:
-        """Images of the wanted size from normalised tiles."""
+        """Images of the wanted size from normalised tiles, changed at random in training."""
         side = tiles_BCHW.shape[-1]
         if not self._augment and side == self._image_size:
             return tiles_BCHW
         crops = random_crops(keys_B, side, self._config.crop) if self._augment else whole_tiles(len(keys_B), side)
-        resampling: Resampling = "nearest" if self._readers[key].statistics.spec.is_complex else "triangle"
-        return resample(tiles_BCHW, crops, self._image_size, resampling)
+        is_complex = self._readers[key].statistics.spec.is_complex
+        images_BCSS = resample(tiles_BCHW, crops, self._image_size, "nearest" if is_complex else "triangle")
+        turned = is_complex and self._augment and self._config.random_phase
+        return turn_phase(images_BCSS, keys_B) if turned else images_BCSS

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from ringmoe import counter
-from ringmoe.data.augment import CropConfig, random_crops, resample, whole_tiles
+from ringmoe.data.augment import CropConfig, random_crops, resample, turn_phase, whole_tiles
 from ringmoe.errors import ConfigError
 
 
@@ -99,3 +99,15 @@ def test_speckle_keeps_its_distribution():
     assert abs(power.std() / power.mean() - 1) < 0.02
     by_row = power.mean(dim=(0, 2))
     assert by_row.std() / by_row.mean() < 0.03  # and no pattern of bright and dark rows
+
+
+def test_a_random_phase_leaves_power_and_what_polarisations_are_to_each_other():
+    pixels = torch.randn(6, 8, 12, 12)
+    turned = turn_phase(pixels, _keys(6))
+    before, after = (torch.complex(x[:, 0::2], x[:, 1::2]) for x in (pixels, turned))
+    torch.testing.assert_close(after.abs(), before.abs())
+    torch.testing.assert_close(after[:, :1] * after[:, 1:].conj(), before[:, :1] * before[:, 1:].conj())
+    angles = (after / before).angle()[:, 0, 0, 0]
+    torch.testing.assert_close(after, before * torch.polar(torch.ones(6), angles)[:, None, None, None])
+    assert angles.diff().abs().min() > 0.01, "each image has an angle of its own"
+    assert turn_phase(pixels[3:4], _keys(6)[3:4]).equal(turned[3:4])
