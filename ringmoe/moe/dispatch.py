@@ -1,13 +1,13 @@
 """Tokens to experts and back. A dispatcher has no parameters, drops nothing and knows nothing of routers or families.
 
-Two methods make the contract. ``dispatch`` copies each token once for each of its experts and brings the copies
-(rows) to those experts, each with its gate; ``combine`` brings the outputs back and adds them up. What ``dispatch``
-found out travels between the two as frozen metadata. With gates that sum to 1 and experts that only multiply by them,
-dispatch and then combine is the identity, and so is its gradient.
+``dispatch`` copies each token once for each of its experts and sends the copies (rows) to those experts, each with its
+gate; ``receive`` has them there. ``give_back`` sends the outputs back; ``combine`` has them there and adds them up.
+What ``dispatch`` found out travels with them as frozen metadata. With gates that sum to 1 and experts that only
+multiply by them, the four together are the identity, and so is their gradient.
 
-Rows cross ranks in one exchange each way. It is begun in ``dispatch`` and awaited in the metadata's ``receive``, so
-that independent work (the shared expert) hides it; in the backward pass the gradients' exchange is begun before that
-work's own backward and awaited after it, because autograd walks the same calls in reverse.
+Rows cross ranks in one exchange each way, which one call begins and the next awaits, so that independent work between
+the two (the shared expert, half of it each time) hides it. In the backward pass the gradients' exchange is begun before
+that work's own backward and awaited after it, because autograd walks the same calls in reverse.
 """
 
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sent(ABC):
-    """What ``dispatch`` leaves for ``receive`` and ``combine``.
+    """What ``dispatch`` leaves for the calls that follow.
 
     Attributes:
         counts_E: (E,) int64, rows of each expert of this rank, with those that fill up.
@@ -77,11 +77,23 @@ class Dispatcher(Protocol[SentT]):
         """
         ...
 
-    def combine(self, y_RD: Tensor, sent: SentT, onto_TD: Tensor | None = None) -> Tensor:
-        """Sums each token's outputs: sum_k G_k(x) E_k(x) (Eq. 12), the gates being in the rows.
+    def give_back(self, y_RD: Tensor, sent: SentT) -> Tensor:
+        """Starts the outputs on their way back.
 
         Args:
             y_RD: (R, D) outputs of the experts, times their gates, in the order of the received rows.
+            sent: The metadata of ``dispatch``.
+
+        Returns:
+            To be handed to ``combine``, until then perhaps still under way.
+        """
+        ...
+
+    def combine(self, y_RD: Tensor, sent: SentT, onto_TD: Tensor | None = None) -> Tensor:
+        """Waits for the outputs and sums those of each token: sum_k G_k(x) E_k(x) (Eq. 12), gates being in the rows.
+
+        Args:
+            y_RD: What ``give_back`` returned.
             sent: The metadata of ``dispatch``.
             onto_TD: (T, D) what the sum is added to.
 
@@ -160,6 +172,10 @@ class LocalDispatcher:
         sent = SortedRows.by(ids_TK, self.num_experts, row_multiple(x_TD.element_size()))
         return sent.copy(x_TD, gates_TK), sent
 
+    def give_back(self, y_RD: Tensor, sent: SortedRows) -> Tensor:
+        """See ``Dispatcher``."""
+        return y_RD
+
     def combine(self, y_RD: Tensor, sent: SortedRows, onto_TD: Tensor | None = None) -> Tensor:
         """See ``Dispatcher``."""
         return _sum(y_RD, sent.token_R, sent.row_TK, onto_TD)
@@ -173,11 +189,13 @@ class ExchangedRows(Sent):
         departed: The order in which this rank's own rows left: by rank, then by the expert there.
         arrived: The order by local expert of the rows that came, which arrive rank by rank.
         exchanges: The ways of the tokens and of their gates.
+        back: The way of the outputs.
     """
 
     departed: SortedRows
     arrived: SortedRows
     exchanges: tuple["_Exchange", ...]
+    back: "_Exchange"
 
     def receive(self, rows: Rows) -> Rows:
         """Waits for the rows and sorts them by the experts of this rank."""
@@ -214,15 +232,21 @@ class AllToAllDispatcher:
         ids_R = local_experts.repeat_interleave(coming_NE.flatten(), output_size=sum(coming))
         arrived = SortedRows.by(ids_R.unsqueeze(1), coming_NE.shape[1], row_multiple(x_TD.element_size()))
         return rows, ExchangedRows(
-            counts_E=arrived.counts_E, departed=departed, arrived=arrived, exchanges=tuple(exchanges)
+            counts_E=arrived.counts_E,
+            departed=departed,
+            arrived=arrived,
+            exchanges=tuple(exchanges),
+            back=_Exchange(coming, leaving, group, self.parallel.clock),
         )
+
+    def give_back(self, y_RD: Tensor, sent: ExchangedRows) -> Tensor:
+        """See ``Dispatcher``. Every rank of the group calls it together."""
+        under_way: Tensor = _Depart.apply(_sum(y_RD, sent.arrived.order_R, sent.arrived.row_TK), sent.back)
+        return under_way
 
     def combine(self, y_RD: Tensor, sent: ExchangedRows, onto_TD: Tensor | None = None) -> Tensor:
         """See ``Dispatcher``. Every rank of the group calls it together."""
-        back = sent.exchanges[0].reversed()
-        y_RD = _sum(y_RD, sent.arrived.order_R, sent.arrived.row_TK)
-        y_RD = _Arrive.apply(_Depart.apply(y_RD, back), back)
-        return _sum(y_RD, sent.departed.token_R, sent.departed.row_TK, onto_TD)
+        return _sum(_Arrive.apply(y_RD, sent.back), sent.departed.token_R, sent.departed.row_TK, onto_TD)
 
     def _group(self) -> dist.ProcessGroup:
         if self.parallel.group is None:
@@ -241,10 +265,6 @@ class _Exchange:
     def __init__(self, leaving: list[int], coming: list[int], group: dist.ProcessGroup, clock: Clock) -> None:
         self.leaving, self.coming, self.group, self.clock = leaving, coming, group, clock
         self._under_way: tuple[dist.Work, Tensor, Tensor] | None = None
-
-    def reversed(self) -> "_Exchange":
-        """The way back."""
-        return _Exchange(self.coming, self.leaving, self.group, self.clock)
 
     def begin(self, rows_RD: Tensor, leaving: list[int], coming: list[int]) -> Tensor:
         """Starts the rows; returns the buffer that they will arrive in."""

@@ -1,5 +1,8 @@
 """The RMoE layer (Section 3.2.1): specialised, collaborative and shared experts in place of a block's FFN."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 from ringmoe.batch import Routing
@@ -36,6 +39,8 @@ class RMoELayer(nn.Module):
         local_names = parallel.local(config.expert_names)
         self.experts = Experts(config.dim, config.hidden, local_names) if config.num_routed else None
         self.dispatcher = make_dispatcher(config.num_routed, parallel)
+        # where rows travel, there and back, the shared expert works half of the tokens each time
+        self._num_parts = 1 if parallel.size == 1 else 2
 
     def forward(
         self, x_TD: Tensor, sizes: tuple[int, ...], noise_keys_T: Tensor | None = None
@@ -64,8 +69,21 @@ class RMoELayer(nn.Module):
         plan = self.router(x_TD, sizes, noise_keys_T)
         # 2. dispatch: rows set out for their experts, and the shared expert works while they travel
         rows, sent = self.dispatcher.dispatch(x_TD, plan.ids_TK, plan.gates_TK)
-        shared_TD = None if self.shared is None else self.shared(x_TD)
+        parts = x_TD.tensor_split(self._num_parts)
+        shared = self._shared(parts[:1])
         # 3. compute: every expert on its own rows, times their gates
         y_RD = self.experts(*sent.receive(rows), sent.counts_E)
-        # 4. combine: outputs come back and are added up (Eqs. 1-3)
-        return self.dispatcher.combine(y_RD, sent, shared_TD), plan.routing
+        # 4. combine: outputs travel back, while the shared expert does the rest; all are added up (Eqs. 1-3)
+        y_RD = self.dispatcher.give_back(y_RD, sent)
+        shared += self._shared(parts[1:])
+        return self.dispatcher.combine(y_RD, sent, _joined(shared)), plan.routing
+
+    def _shared(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The shared expert's outputs for some of the tokens; none without it."""
+        return [] if self.shared is None else [self.shared(part_TD) for part_TD in parts]
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    if len(parts) > 1:
+        return torch.cat(parts)
+    return parts[0] if parts else None
