@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast check lint types clean
+.PHONY: help setup demo test test-fast bench bench-full check lint types clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
@@ -40,6 +40,12 @@ test: $(STAMP) ## Run the tests
 
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow and not distributed"
+
+bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables (under 15 minutes)
+	$(BIN)/python benchmarks/run.py
+
+bench-full: $(STAMP) ## Measure the RMoE layer in all 72 settings (hours; interrupted, the same command goes on)
+	$(BIN)/python benchmarks/moe_layer.py --grid benchmarks/results/grid.jsonl
 
 check: lint types ## Lint, format and types
 

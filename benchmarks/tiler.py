@@ -9,18 +9,16 @@ holds a small part of it, as when crops are drawn from large scenes. Ours needs 
 quality rules, makes the records and copies every tile out of its strip. Processor time, median of the rounds.
 """
 
-import argparse
 import random
-import statistics
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from harness import Contestant, Found, claim, collect, one_thread, progress, take_turns
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
@@ -31,33 +29,28 @@ from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
 from ringmoe.raster.write import write_geotiff
 
+FAMILY = "Tiler"
 TILING = TilingConfig()
 CACHES = {"in order": 1 << 30, "at random": 4 << 20}  # bytes that GDAL may keep while windows are read one by one
+TARGETS = {"deflate": ">= 10", "none": ">= 3"}
+_SIDE = 3072  # rows and columns of the scenes
 
 
-def main() -> None:
-    """Measures and prints one line for each file and cache."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=3072, help="rows and columns of the scenes")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each way")
-    arguments = parser.parse_args()
+def claims() -> Iterator[Found]:
+    """All claims of the family."""
+    one_thread()
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    print(f"{arguments.side} x {arguments.side} pixels, 4 bands, uint16, tiles {TILING.tile} / {TILING.stride}")
     with tempfile.TemporaryDirectory() as folder:
-        for compress in ("deflate", "none"):
-            scene = _scene(Path(folder, f"{compress}.tif"), arguments.side, compress)
-            rates: dict[str, list[float]] = {way: [] for way in (*CACHES, "strips")}
-            for _ in range(arguments.rounds):
-                for order, num_bytes in CACHES.items():
-                    with rasterio.Env(GDAL_CACHEMAX=num_bytes):
-                        rates[order].append(_rate(partial(_by_windows, scene, order)))
-                rates["strips"].append(_rate(partial(_by_strips, scene)))
-            ours = statistics.median(rates["strips"])
+        for compress in progress(list(TARGETS), FAMILY):
+            scene = _scene(Path(folder, f"{compress}.tif"), _SIDE, compress)
+            ways = {order: Contestant(partial(_by_windows, scene, order)) for order in CACHES}
+            seconds = take_turns(ways | {"strips": Contestant(partial(_by_strips, scene))}, 3)
+            num_tiles = TILING.grid(scene.height, scene.width).num_tiles
+            rate = {name: [num_tiles / spent for spent in values] for name, values in seconds.items()}
             for order in CACHES:
-                plain = statistics.median(rates[order])
-                print(
-                    f"{compress:>8}: windows {order:9} {plain:7,.0f}, strips {ours:7,.0f} tiles/s: {ours / plain:.1f} x"
-                )
+                setting = f"4 bands of uint16, {compress}, windows {order}"
+                target = TARGETS[compress]
+                yield claim("ours / windows", setting, rate["strips"], rate[order], target, unit="tiles/s")
 
 
 def _scene(path: Path, side: int, compress: str) -> Scene:
@@ -70,20 +63,13 @@ def _scene(path: Path, side: int, compress: str) -> Scene:
     return recognise([path]).scenes[0]
 
 
-def _rate(cut: Callable[[], int]) -> float:
-    """Tiles per second of processor time."""
-    start = time.process_time()
-    num_tiles = cut()
-    return num_tiles / (time.process_time() - start)
-
-
 def _by_windows(scene: Scene, order: str) -> int:
     """Reads every window on its own."""
     grid = TILING.grid(scene.height, scene.width)
     windows = [Window(col, row, TILING.tile, TILING.tile) for row in grid.row_starts for col in grid.col_starts]
     if order == "at random":
         random.Random(0).shuffle(windows)
-    with rasterio.open(scene.path) as dataset:
+    with rasterio.Env(GDAL_CACHEMAX=CACHES[order]), rasterio.open(scene.path) as dataset:
         for window in windows:
             dataset.read(window=window)
     return grid.num_tiles
@@ -100,4 +86,4 @@ def _by_strips(scene: Scene) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    collect(claims())

@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 from unittest import mock
 
+import harness
 import torch
 import tyro
 from rich.console import Console
@@ -45,6 +46,7 @@ from ringmoe.train.presets import preset
 from ringmoe.train.run import Intervals, ParallelConfig, RunConfig
 from ringmoe.train.trainer import Trainer
 
+FAMILY = "Training step"
 BACKWARD = ", backward"
 _WARM_UP = 3  # steps that do not count
 
@@ -73,14 +75,14 @@ class Profile:
     Attributes:
         parts: CPU seconds of a step of each part of the thread that trains; ``<part>, backward`` is its backward pass.
         loader: CPU seconds of a step of the thread that reads ahead.
-        data_wait: Share of a step's wall time in which training waits for data.
+        data_waits: Share of each step's wall time in which training waits for data.
         images_per_second: Of wall time.
         mfu: Share of the peak that the model's operations use, of wall time.
     """
 
     parts: dict[str, float]
     loader: float
-    data_wait: float
+    data_waits: tuple[float, ...]
     images_per_second: float
     mfu: float
 
@@ -194,7 +196,7 @@ def borders(trainer: Trainer, labels: Labels) -> Iterator[tuple[Any, str, Callab
     yield from of("dispatch", [layer.dispatcher for layer in layers], "dispatch")
     yield from of("experts", [layer.experts for layer in layers if layer.experts is not None])
     yield from of("shared expert", [layer.shared for layer in layers if layer.shared is not None])
-    yield from of("combine", [layer.dispatcher for layer in layers], "combine")
+    yield from of("combine", [layer.dispatcher for layer in layers], "give_back", "combine")
     yield from of("decoder", model.decoders.values())
     yield from of("masking and target", [ringmoe_model], "draw_mask", "target")
     yield from of("loss", [ringmoe_model], "masked_error", "balance")
@@ -252,7 +254,7 @@ def measure(settings: Settings) -> Profile:
     return Profile(
         parts={part: _median(parts, part) for part in parts[0]},
         loader=median(of_loader),
-        data_wait=middle("data_wait"),
+        data_waits=tuple(row.scalars["data_wait"] for row in rows),
         images_per_second=middle("images_per_second"),
         mfu=middle("mfu"),
     )
@@ -280,20 +282,24 @@ def _median(rows: Sequence[dict[str, float]], name: str) -> float:
     return median(row.get(name, 0.0) for row in rows)
 
 
+def by_part(profile: Profile) -> dict[str, tuple[float, float | None, float]]:
+    """Part to CPU seconds of its forward, of its backward where it has one, and of both, the costliest first."""
+    parts = {}
+    for name in {name.removesuffix(BACKWARD) for name in profile.parts}:
+        forward, backward = profile.parts.get(name, 0.0), profile.parts.get(name + BACKWARD)
+        parts["loop, metrics, logging" if name == REST else name] = forward, backward, forward + (backward or 0.0)
+    return dict(sorted(parts.items(), key=lambda part: -part[1][2]))
+
+
 def table_of(settings: Settings, profile: Profile) -> Table:
     """A line for each part, the costliest first."""
     title = f"a step of {settings.preset}, {settings.micro_batch} images, {settings.dtype}, one thread, CPU time"
     table = Table("part", title=title)
     for column in ("forward ms", "backward ms", "both ms", "of the step"):
         table.add_column(column, justify="right")
-    names = {name.removesuffix(BACKWARD) for name in profile.parts}
-    both = {name: (profile.parts.get(name, 0.0), profile.parts.get(name + BACKWARD)) for name in names}
-    sums = {name: forward + (backward or 0.0) for name, (forward, backward) in both.items()}
-    for name in sorted(names, key=lambda name: -sums[name]):
-        forward, backward = both[name]
+    for name, (forward, backward, both) in by_part(profile).items():
         halves = ("", "") if backward is None else (f"{1e3 * forward:.1f}", f"{1e3 * backward:.1f}")
-        shown = "loop, metrics, logging" if name == REST else name
-        table.add_row(shown, *halves, f"{1e3 * sums[name]:.1f}", f"{sums[name] / profile.seconds:.1%}")
+        table.add_row(name, *halves, f"{1e3 * both:.1f}", f"{both / profile.seconds:.1%}")
     table.add_section()
     table.add_row("all", "", "", f"{1e3 * profile.seconds:.1f}", "100.0%")
     table.add_row(
@@ -306,13 +312,24 @@ def table_of(settings: Settings, profile: Profile) -> Table:
     return table
 
 
+def claims() -> Iterator[harness.Found]:
+    """All claims of the family."""
+    settings = Settings()
+    setting = f"{settings.preset}, {settings.micro_batch} images, {settings.dtype}"
+    profile = measure(settings)
+    waits = profile.data_waits
+    yield harness.claim("ours, waiting for data / step", setting, waits, [1.0] * len(waits), "<= 0.01", unit="steps")
+    shares = {name: seconds / profile.seconds for name, (_, _, seconds) in by_part(profile).items()}
+    yield harness.Profile(name="a training step", setting=setting, shares=shares)
+
+
 def main(settings: Settings) -> None:
     """Measures and prints."""
     profile = measure(settings)
     console = Console()
     console.print(table_of(settings, profile))
     console.print(
-        f"of the wall clock: waiting for data {profile.data_wait:.2%} of a step, "
+        f"of the wall clock: waiting for data {median(profile.data_waits):.2%} of a step, "
         f"{profile.images_per_second:.1f} images/s, MFU {profile.mfu:.1%}"
     )
 

@@ -1,0 +1,57 @@
+"""The page about performance says what was measured, and the claims say what they say."""
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+page = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "page.py")))
+CLAIM = {
+    "family": "speed",
+    "name": "peer / ours",
+    "setting": "small",
+    "ours": 0.5,
+    "peer": 1.0,
+    "unit": "s",
+    "ratio": 2.0,
+    "spread": [1.9, 2.1],
+    "target": ">= 3",
+    "met": False,
+}
+MARKERS = "intro\n<!-- {0} -->\nold\n<!-- /{0} -->\noutro\n"
+
+
+def test_the_page_holds_what_was_measured():
+    results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.filled(text, page.sections(results)) == text, "run `python benchmarks/page.py`"
+
+
+def test_every_verdict_follows_from_its_ratio():
+    for claim in json.loads(page.RESULTS.read_text(encoding="utf-8"))["claims"]:
+        if not claim["target"]:
+            assert claim["met"] is None
+            continue
+        sign, bound = claim["target"].split()
+        assert claim["met"] == (claim["ratio"] <= float(bound) if sign == "<=" else claim["ratio"] >= float(bound))
+
+
+def test_a_claim_is_a_cell_of_its_setting_and_a_missed_target_stands_out():
+    other = CLAIM | {"name": "limit / ours", "ratio": 0.9, "spread": [0.9, 0.9], "target": "", "met": None}
+    results = {"machine": {"CPU": "abacus"}, "claims": [CLAIM, other], "profiles": []}
+    contents = page.sections(results)
+    assert contents["speed"].splitlines()[-1] == "| small | 0.5 s | **2 (1.9 to 2.1); >= 3 missed** | 0.9 |"
+    assert contents["machine"].endswith("| CPU | abacus |")
+    assert contents["verdicts"].endswith("| speed | 0 | 1 |")
+
+
+def test_words_around_the_markers_stay():
+    text = page.filled(MARKERS.format("speed"), {"speed": "new"})
+    assert text == "intro\n<!-- speed -->\nnew\n<!-- /speed -->\noutro\n"
+
+
+def test_a_page_without_a_place_for_a_section_says_so():
+    with pytest.raises(ValueError, match="no place for 'speed'"):
+        page.filled(MARKERS.format("other"), {"speed": "new"})
