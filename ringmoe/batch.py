@@ -16,6 +16,30 @@ from torch import Tensor
 from ringmoe.config import from_dict
 from ringmoe.modality import Unit
 
+Corner = tuple[float, float]
+"""Longitude and latitude, degrees (WGS 84)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Radiometry:
+    """What stored numbers mean physically: ``scale * number + offset`` is the quantity.
+
+    Attributes:
+        quantity: What it is, in words ("surface reflectance").
+        scale: Factor, for all bands.
+        offset: Summand, for all bands.
+    """
+
+    quantity: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __str__(self) -> str:
+        """The rule in words, for messages."""
+        if (self.scale, self.offset) == (1.0, 0.0):
+            return self.quantity
+        return f"{self.quantity} = {self.scale:g} x number {self.offset:+g}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileRecord:
@@ -39,6 +63,9 @@ class TileRecord:
         nodata: Value that marks pixels without data; the loader replaces them by the mean. None where there is none.
         valid: Share of the tile's pixels that hold data.
         synthetic: The pixels were drawn, not observed.
+        radiometry: How the numbers become a physical quantity; None where the scene does not say it.
+        corners: Outer corners of the tile, clockwise from its first row and column, for scenes that are tied to the
+            ground by control points instead of a transform; None for others.
     """
 
     modality: str
@@ -58,6 +85,8 @@ class TileRecord:
     nodata: float | None = None
     valid: float = 1.0
     synthetic: bool = False
+    radiometry: Radiometry | None = None
+    corners: tuple[Corner, Corner, Corner, Corner] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the order of the fields; a no-data value that JSON cannot hold becomes text ("nan")."""

@@ -13,7 +13,7 @@ import fcntl
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,7 @@ def build(
     workers: int = 1,
     declarations: Declarations | None = None,
     modality: str | None = None,
+    calibrate: bool = True,
     progress: OnProgress | None = None,
 ) -> BuildReport:
     """Builds shards from scenes, or continues, or says that there is nothing left to do.
@@ -73,13 +74,16 @@ def build(
         workers: Local processes. The result is the same for any number.
         declarations: What is known of scenes beside what the files say.
         modality: The modality of all scenes, where the files do not say it.
+        calibrate: Whether radar products are read as calibrated amplitudes; else their numbers stay as they are.
         progress: Told how far the build is.
 
     Raises:
         SceneError: There is no usable scene, a scene that was named itself is damaged, or no tile is kept.
         ShardError: ``out`` holds other things or shards of another build, is damaged, or cannot be written.
     """
-    catalogue = recognise(scenes, declarations=declarations, modality=modality, tile=config.tiling.tile)
+    catalogue = recognise(
+        scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
+    )
     plan = make_plan(catalogue, config)
     num_units = len(plan.units)
     if (out / MANIFEST).exists():
@@ -91,7 +95,7 @@ def build(
     with _work_folder(out, plan) as work:
         units = _Units(plan, work, progress)
         num_reused = len(units.results)
-        units.build_all(workers, named={path.absolute() for path in scenes if path.is_file()})
+        units.build_all(workers, named=catalogue.named)
         results = {
             key: [units.results[unit.name] for unit in plan.units if unit.modality == key] for key in plan.scenes
         }
@@ -124,7 +128,7 @@ class _Units:
         self._num_windows = sum(unit.num_windows for unit in plan.units)
         self._tell(sum(unit.num_windows for unit in plan.units if unit.name in self.results))
 
-    def build_all(self, workers: int, *, named: set[Path]) -> None:
+    def build_all(self, workers: int, *, named: Collection[str]) -> None:
         """Builds what is not finished, in rounds: each begins with the scenes that the one before found broken.
 
         A round runs to its end before a scene is quarantined, so its outcome does not depend on which unit is first.
@@ -145,13 +149,13 @@ class _Units:
             if broken:
                 self._quarantine([broken[name] for name in sorted(broken)], named)
 
-    def _quarantine(self, broken: Sequence[RefusedFile], named: set[Path]) -> None:
+    def _quarantine(self, broken: Sequence[RefusedFile], named: Collection[str]) -> None:
         """Notes broken scenes and forgets the units that they have a part in."""
         for scene in broken:
             self.quarantined.setdefault(scene.name, scene)
         for unit in self._plan.units:
             for span in unit.spans:
-                if span.scene.name in self.quarantined and span.scene.path in named:
+                if span.scene.name in self.quarantined and span.scene.name in named:
                     raise SceneError(f"{span.scene.path}: {self.quarantined[span.scene.name].message}")
             result = self.results.get(unit.name)
             if result is not None and result.excluded != unit.without(self.quarantined).excluded:

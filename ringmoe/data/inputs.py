@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ringmoe.batch import Radiometry
 from ringmoe.config import files
 from ringmoe.errors import ConfigError, ShardError
 from ringmoe.modality import ModalitySpec, Unit
@@ -21,6 +22,7 @@ class Group:
         nodata: Value of entries without data, as text ("nan", "0.0": JSON has no NaN); None where there is none.
         absent: Bands of the modality that the scenes do not have.
         channels: Statistics of each channel, and last of the power where bands are complex; None for an absent one.
+        radiometry: How the numbers become a physical quantity; None where the scenes do not say it.
     """
 
     sensor: str
@@ -29,17 +31,19 @@ class Group:
     nodata: str | None
     absent: tuple[str, ...]
     channels: tuple[ChannelStatistics | None, ...] = ()
+    radiometry: Radiometry | None = None
 
     @property
     def identity(self) -> tuple[Any, ...]:
         """What two groups must share to be one."""
-        return (self.sensor, self.units, self.dtype, self.nodata, self.absent)
+        return (self.sensor, self.units, self.dtype, self.nodata, self.absent, self.radiometry)
 
     def __str__(self) -> str:
         """The group in words, for messages."""
         nodata = "" if self.nodata is None else f", no-data {self.nodata}"
         absent = f", without {', '.join(self.absent)}" if self.absent else ""
-        return f"sensor {self.sensor!r} ({self.units}, {self.dtype}{nodata}{absent})"
+        radiometry = "" if self.radiometry is None else f", {self.radiometry}"
+        return f"sensor {self.sensor!r} ({self.units}, {self.dtype}{nodata}{absent}{radiometry})"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ringmoe import modality as registry
@@ -140,9 +139,10 @@ def make_plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
         )
         cut = _cut(found, short, config)
         units += [Unit(spec.key, number, spans, config) for number, spans in enumerate(cut)]
-    base = _base(catalogue.scenes[0])
     refused = [
-        RefusedFile(name=refusal.path.relative_to(base).as_posix(), code=refusal.code, message=refusal.message)
+        RefusedFile(
+            name=refusal.path.relative_to(catalogue.base).as_posix(), code=refusal.code, message=refusal.message
+        )
         for refusal in catalogue.refused
     ]
     return Plan(config, scenes, tuple(units), tuple(refused))
@@ -206,23 +206,19 @@ def _cut(scenes: Sequence[Scene], short: Sequence[str], config: BuildConfig) -> 
         yield tuple(spans)
 
 
-def _base(scene: Scene) -> Path:
-    """The folder that the names of scenes are relative to."""
-    return scene.path.parents[len(PurePosixPath(scene.name).parts) - 1]
-
-
 def _digest(scene: Scene) -> str:
-    """Changes with what is known of a scene, its file's size, and its first, middle and last bytes.
+    """Changes with what is known of a scene, and for each of its files the size and first, middle and last bytes.
 
     Cheap, so that a second run over a large archive is quick, and the same for a copy of the archive.
     """
     known = files.to_dict(scene)
     del known["path"]
     digest = hashlib.sha256(json.dumps(known).encode())
-    with scene.path.open("rb") as file:
-        size = file.seek(0, 2)
-        for start in (0, (size - _DIGEST_SAMPLE) // 2, size - _DIGEST_SAMPLE):
-            file.seek(max(start, 0))
-            digest.update(file.read(_DIGEST_SAMPLE))
-    digest.update(str(size).encode())
+    for path in scene.files:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            for start in (0, (size - _DIGEST_SAMPLE) // 2, size - _DIGEST_SAMPLE):
+                file.seek(max(start, 0))
+                digest.update(file.read(_DIGEST_SAMPLE))
+        digest.update(str(size).encode())
     return digest.hexdigest()

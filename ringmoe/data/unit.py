@@ -178,6 +178,7 @@ def _group_of(record: TileRecord) -> Group:
         dtype=record.dtype,
         nodata=None if record.nodata is None else str(float(record.nodata)),
         absent=record.absent,
+        radiometry=record.radiometry,
     )
 
 

@@ -15,12 +15,13 @@ import numpy as np
 from ringmoe import modality as registry
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.errors import SceneError
-from ringmoe.raster import source
+from ringmoe.raster.bandfiles import open_scene
+from ringmoe.raster.grid import ControlGrid
 from ringmoe.raster.quality import QualityConfig, judge
 from ringmoe.raster.scene import Pixels, Scene, Transform, UnusableError
 from ringmoe.raster.tiling import Split, TilingConfig
 
-# C channels, H rows, W columns of a strip; B complex bands
+# C channels, H rows, W columns of a strip
 
 _STRIP_BYTES = 16 << 20  # of new rows, near what caches hold; more where one row of tiles or blocks needs it
 
@@ -71,6 +72,7 @@ def iter_tiles(
         return
     first = _record(scene, tiling.tile)
     present = _channels(scene) if first.absent else slice(None)
+    control = ControlGrid(scene.control)
     for strip_starts, strip_CHW in _strips(scene, starts, tiling.tile):
         verdicts = judge(strip_CHW[present], tiling.tile, tiling.stride, scene.nodata, quality)
         for row, reasons_N, valid_N in zip(strip_starts, verdicts.reasons_RN, verdicts.valid_RN.tolist(), strict=True):
@@ -80,7 +82,14 @@ def iter_tiles(
                 if split is None or reason is not None:
                     yield Candidate(None, row, col, "split_border" if split is None else reason, split)
                     continue
-                place = {"row": row, "col": col, "transform": _moved(scene.transform, row, col), "valid": valid}
+                place: dict[str, Any] = {
+                    "row": row,
+                    "col": col,
+                    "transform": _moved(scene.transform, row, col),
+                    "valid": valid,
+                }
+                if scene.control:
+                    place["corners"] = control.corners(row, col, tiling.tile)
                 record = TileRecord(**vars(first) | place)  # several times faster than dataclasses.replace
                 yield Candidate(Tile(row_CHW[:, :, col : col + tiling.tile], record), row, col, None, split)
 
@@ -91,7 +100,7 @@ def _record(scene: Scene, tile: int) -> TileRecord:
     return TileRecord(
         modality=scene.modality,
         bands=spec.bands,
-        absent=tuple(band for band, index in zip(spec.bands, scene.band_indices, strict=True) if index is None),
+        absent=tuple(name for name, band in zip(spec.bands, scene.bands, strict=True) if band is None),
         units=scene.units,
         dtype=scene.dtype,
         sensor=scene.sensor,
@@ -105,6 +114,7 @@ def _record(scene: Scene, tile: int) -> TileRecord:
         acquired=scene.acquired,
         nodata=scene.nodata,
         synthetic=scene.synthetic,
+        radiometry=scene.radiometry,
     )
 
 
@@ -119,9 +129,7 @@ def _moved(transform: Transform | None, row: int, col: int) -> Transform | None:
 def _channels(scene: Scene) -> list[int]:
     """The channels that the scene has: bands that are present, I and Q of each where they are complex."""
     each = 2 if registry.get(scene.modality).is_complex else 1
-    return [
-        band * each + part for band, index in enumerate(scene.band_indices) if index is not None for part in range(each)
-    ]
+    return [place * each + part for place, band in enumerate(scene.bands) if band is not None for part in range(each)]
 
 
 def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pixels]]:
@@ -129,12 +137,8 @@ def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pix
     num_channels = registry.get(scene.modality).num_channels
     row_bytes = num_channels * scene.width * np.dtype(scene.dtype).itemsize
     try:
-        with source.open_raster(scene.path) as dataset:
-            if (dataset.height, dataset.width) != (scene.height, scene.width):
-                raise UnusableError(
-                    "conflict", f"it has {dataset.height} x {dataset.width} pixels now; recognise it again"
-                )
-            block = dataset.block_shapes[0][0]
+        with open_scene(scene) as bands:
+            block = bands.block_rows
             carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
             read_to = starts[0]
             while starts:
@@ -144,7 +148,7 @@ def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pix
                 num_carried = carried_CHW.shape[1]
                 strip_CHW = np.empty((num_channels, num_carried + read_to - read_from, scene.width), dtype=scene.dtype)
                 strip_CHW[:, :num_carried] = carried_CHW
-                _fill(dataset, scene, range(read_from, read_to), strip_CHW[:, num_carried:])
+                bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
                 num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
                 ready, starts = starts[:num_ready], starts[num_ready:]
                 yield ready, strip_CHW[:, : ready[-1] + tile - ready[0]]
@@ -152,30 +156,3 @@ def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pix
                     carried_CHW = strip_CHW[:, starts[0] - ready[0] :]
     except UnusableError as unusable:
         raise SceneError(f"scene {scene.name}: {unusable.message}") from unusable
-
-
-def _fill(dataset: Any, scene: Scene, rows: range, out_CHW: Pixels) -> None:
-    """Reads rows of the scene's bands into its channels.
-
-    Raises:
-        UnusableError: The data is cut off or damaged.
-    """
-    indices = [index for index in scene.band_indices if index is not None]
-    is_complex = registry.get(scene.modality).is_complex
-    try:
-        if not is_complex and len(indices) == len(out_CHW):
-            source.read_rows(dataset, indices, rows, out_CHW)
-            return
-        bands_BHW = source.read_rows(dataset, indices, rows)
-    except source.ERRORS as error:
-        raise UnusableError(
-            "unreadable",
-            f"rows {rows.start} to {rows.stop - 1} cannot be read ({source.reason(error)}). The file is cut off or "
-            "damaged: copy it again from its source, or leave it out",
-        ) from error
-    out_CHW[...] = 0
-    parts = (bands_BHW.real, bands_BHW.imag) if is_complex else (bands_BHW,)
-    channels = _channels(scene)
-    for part, values_BHW in enumerate(parts):
-        for channel, values_HW in zip(channels[part :: len(parts)], values_BHW, strict=True):
-            out_CHW[channel] = values_HW

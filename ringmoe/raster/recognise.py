@@ -4,7 +4,9 @@ What a scene is, is asked of three sources in turn, and what the first leaves op
 file, the file's own tags, its band names and numbers. What stays open is refused with a reason; nothing is guessed and
 nothing is passed over in silence. In a folder
 
-* a file that begins like a GeoTIFF, JPEG, PNG or JPEG 2000 becomes a scene or a refusal,
+* a product of a known kind (a Sentinel SAFE folder, the files of a Landsat scene, ...) becomes its scenes or a
+  refusal, and its files are no scenes of their own,
+* any other file that begins like a GeoTIFF, JPEG, PNG or JPEG 2000 becomes a scene or a refusal,
 * a file that is named like a raster but does not begin like one is a refusal,
 * any other file (sidecars: .json, .txt, .xml, .md, ...) and any hidden one is listed as ignored.
 
@@ -12,10 +14,10 @@ A file that is named itself must be usable: what would be a refusal in a folder 
 """
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,14 @@ from ringmoe.modality import ModalitySpec, Unit
 from ringmoe.raster import headers, source
 from ringmoe.raster.bands import Match, RasterBands, check_dtype, identify, names_of
 from ringmoe.raster.declare import Declaration, Declarations
-from ringmoe.raster.scene import UNKNOWN_SENSOR, Refusal, Scene, UnusableError
+from ringmoe.raster.grid import STORED, Grid, check_size
+from ringmoe.raster.products.draft import assemble
+from ringmoe.raster.products.find import find
+from ringmoe.raster.scene import UNKNOWN_SENSOR, BandSource, Refusal, Scene, UnusableError
+from ringmoe.raster.walk import base_of, walk
 
 _ROLE, _MODALITY, _UNITS, _SYNTHETIC = "RINGMOE_ROLE", "RINGMOE_MODALITY", "RINGMOE_UNITS", "RINGMOE_SYNTHETIC"
 _SENSOR, _ACQUIRED = "SENSOR", "ACQUIRED"
-
-_STORED = {"complex64": "float32", "complex_int16": "int16"}  # type of the I and Q channels of complex bands
-
-_MOST_BYTES_AT_ONCE = 1 << 30  # of one row of tiles, with the blocks of the file that it needs
-_MOST_EXPANSION = 10_000  # bytes of pixels for each byte of the file: no codec does better on real data
 
 _NUM_LISTED = 10
 
@@ -46,13 +47,17 @@ class Catalogue:
 
     Attributes:
         scenes: Usable scenes, sorted by name.
-        refused: Files that look like rasters and are not used, sorted by path.
+        refused: Files and products that look like scenes and are not used, sorted by path.
         ignored: Files that are no rasters, sorted by path.
+        base: The folder that the names of scenes are relative to.
+        named: Names of the scenes that were named themselves, not found in a folder.
     """
 
     scenes: tuple[Scene, ...]
     refused: tuple[Refusal, ...]
     ignored: tuple[Path, ...] = ()
+    base: Path = field(default_factory=Path)
+    named: frozenset[str] = frozenset()
 
 
 def recognise(
@@ -61,6 +66,7 @@ def recognise(
     declarations: Declarations | None = None,
     modality: str | None = None,
     tile: int = 192,
+    calibrate: bool = True,
 ) -> Catalogue:
     """Finds the scenes in files and folders and says what each of them is.
 
@@ -69,28 +75,80 @@ def recognise(
         declarations: What is known of scenes beside what the files say.
         modality: The modality of all of them, where the files do not say it.
         tile: Side of the tiles that are to be cut, pixels; smaller scenes are refused.
+        calibrate: Whether radar products are read as calibrated amplitudes; else their numbers stay as they are.
 
     Raises:
         SceneError: A path does not exist, a named file is no usable scene, or there is none at all.
         ConfigError: ``modality`` is not registered.
     """
+    catalogue = survey(paths, declarations=declarations, modality=modality, tile=tile, calibrate=calibrate)
+    if not catalogue.scenes:
+        raise SceneError(_nothing_usable(paths, catalogue.refused, catalogue.ignored))
+    return catalogue
+
+
+def survey(
+    paths: Sequence[Path],
+    *,
+    declarations: Declarations | None = None,
+    modality: str | None = None,
+    tile: int = 192,
+    calibrate: bool = True,
+) -> Catalogue:
+    """Like ``recognise``, for people who want to see what there is: nothing usable in a folder is no error.
+
+    Raises:
+        SceneError: A path does not exist, or a named file is no usable scene.
+        ConfigError: ``modality`` is not registered.
+    """
     if modality is not None:
         registry.get(modality)
     known = declarations or Declarations()
-    scenes, refused, ignored = [], [], []
-    for path, name, explicit in _walk(paths):
-        try:
-            if explicit or (not path.name.startswith(".") and headers.driver_of(path)):
-                scenes.append(_examine(path, name, known.of(name), modality, tile))
+    finds = _Finds()
+    products, others = find(tuple(walk(paths)), paths)
+    for product, kind in products:
+        with finds.refusing(product.entry, product.explicit):
+            scenes = assemble(product, kind.read(product, calibrate), tile)
+            finds.add([_as_declared(scene, known.of(scene.name), modality) for scene in scenes], product.explicit)
+    for file in others:
+        with finds.refusing(file.path, file.explicit):
+            if file.explicit or (not file.path.name.startswith(".") and headers.driver_of(file.path)):
+                finds.add([_examine(file.path, file.name, known.of(file.name), modality, tile)], file.explicit)
             else:
-                ignored.append(path)
+                finds.ignored.append(file.path)
+    return Catalogue(
+        tuple(sorted(finds.scenes, key=lambda scene: scene.name)),
+        tuple(sorted(finds.refused, key=lambda refusal: refusal.path)),
+        tuple(finds.ignored),
+        base_of(paths),
+        frozenset(finds.named),
+    )
+
+
+class _Finds:
+    """What was found so far."""
+
+    def __init__(self) -> None:
+        self.scenes: list[Scene] = []
+        self.refused: list[Refusal] = []
+        self.ignored: list[Path] = []
+        self.named: set[str] = set()
+
+    def add(self, scenes: Sequence[Scene], explicit: bool) -> None:
+        """Takes in the scenes of a file or a product."""
+        self.scenes += scenes
+        if explicit:
+            self.named.update(scene.name for scene in scenes)
+
+    @contextmanager
+    def refusing(self, path: Path, explicit: bool) -> Iterator[None]:
+        """Turns what cannot be used into a refusal, or into an error where it was named itself."""
+        try:
+            yield
         except UnusableError as unusable:
             if explicit:
                 raise SceneError(f"{path}: {unusable.message}") from unusable
-            refused.append(Refusal(path, unusable.code, unusable.message))
-    if not scenes:
-        raise SceneError(_nothing_usable(paths, refused, ignored))
-    return Catalogue(tuple(sorted(scenes, key=lambda scene: scene.name)), tuple(refused), tuple(ignored))
+            self.refused.append(Refusal(path, unusable.code, unusable.message))
 
 
 def _nothing_usable(paths: Sequence[Path], refused: Sequence[Refusal], ignored: Sequence[Path]) -> str:
@@ -104,39 +162,6 @@ def _nothing_usable(paths: Sequence[Path], refused: Sequence[Refusal], ignored: 
     if len(refused) > _NUM_LISTED:
         lines.append(f"  and {len(refused) - _NUM_LISTED} more")
     return "\n".join(lines)
-
-
-def _walk(paths: Sequence[Path]) -> Iterator[tuple[Path, str, bool]]:
-    """Every file once: path, name relative to the deepest folder that holds all of ``paths``, whether it was named.
-
-    Raises:
-        SceneError: A path does not exist.
-    """
-    for path in paths:
-        if not path.exists():
-            raise SceneError(f"{path} does not exist; name a scene or a folder of scenes")
-    absolute = [Path(os.path.abspath(path)) for path in paths]
-    base = os.path.commonpath([path.parent for path in absolute]) if paths else ""
-    named = [path for path in absolute if not path.is_dir()]
-    found = sorted(file for path in absolute if path.is_dir() for file in _files(path))
-    seen: set[Path] = set()
-    for file, explicit in [(file, True) for file in named] + [(file, False) for file in found]:
-        real = file.resolve()
-        if real not in seen:
-            seen.add(real)
-            yield file, file.relative_to(base).as_posix(), explicit
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder; linked folders are followed, each once."""
-    seen: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = Path(parent).resolve()
-        if real in seen:
-            folders.clear()  # a link that leads back
-            continue
-        seen.add(real)
-        yield from (Path(parent, file) for file in files)
 
 
 def _examine(path: Path, name: str, declared: Declaration | None, forced: str | None, tile: int) -> Scene:
@@ -155,28 +180,50 @@ def _examine(path: Path, name: str, declared: Declaration | None, forced: str | 
         match = _match(bands, entry, _modality(entry, tags, forced))
         spec = registry.get(match.modality)
         indices = [index for index in match.band_indices if index is not None]
-        dtype = np.dtype(_STORED.get(bands.dtype, bands.dtype))
+        dtype = np.dtype(STORED.get(bands.dtype, bands.dtype))
         band_bytes = dtype.itemsize * (2 if bands.is_complex else 1)
-        _check_size(dataset, band_bytes, len(indices), path.stat().st_size, tile)
-        crs, transform, gsd = source.geolocation(dataset)
+        check_size(dataset, band_bytes, len(indices), path.stat().st_size, tile)
+        grid = Grid.of(dataset)
         nodata = entry.nodata if entry.nodata is not None else dataset.nodatavals[indices[0] - 1]
         return Scene(
             path=path,
             name=name,
             modality=spec.key,
-            band_indices=match.band_indices,
+            bands=tuple(None if index is None else BandSource(index=index) for index in match.band_indices),
             units=_units(dataset, indices[0], dtype, spec, entry.units or tags.get(_UNITS)),
             dtype=dtype.name,
             sensor=entry.sensor or tags.get(_SENSOR) or match.sensor,
-            height=dataset.height,
-            width=dataset.width,
-            crs=crs,
-            transform=transform,
-            gsd=entry.gsd if entry.gsd is not None else gsd,
+            height=grid.height,
+            width=grid.width,
+            crs=grid.crs,
+            transform=grid.transform,
+            gsd=entry.gsd if entry.gsd is not None else grid.gsd,
             acquired=entry.acquired or tags.get(_ACQUIRED),
             nodata=_possible(nodata, dtype),
             synthetic=tags.get(_SYNTHETIC, "").casefold() in {"1", "true", "yes"},
+            control=grid.control,
         )
+
+
+def _as_declared(scene: Scene, declared: Declaration | None, forced: str | None) -> Scene:
+    """A product's scene with what its declaration adds.
+
+    Raises:
+        UnusableError: The declaration or the call contradicts the product.
+    """
+    entry = declared or Declaration(match=scene.name)
+    for told, where in ((entry.modality, "its declaration"), (forced, "the call")):
+        if told not in (None, scene.modality):
+            raise UnusableError("conflict", f"{where} says {told}, but the product holds {scene.modality}")
+    if entry.bands is not None or entry.units not in (None, scene.units):
+        raise UnusableError("conflict", "its declaration says its bands or units, which the product says itself")
+    return replace(
+        scene,
+        sensor=entry.sensor or scene.sensor,
+        acquired=entry.acquired or scene.acquired,
+        gsd=scene.gsd if entry.gsd is None else entry.gsd,
+        nodata=scene.nodata if entry.nodata is None else _possible(entry.nodata, np.dtype(scene.dtype)),
+    )
 
 
 def _bands(dataset: Any) -> RasterBands:
@@ -221,32 +268,6 @@ def _match(bands: RasterBands, entry: Declaration, modality: str | None) -> Matc
     if highest > len(bands.names):
         raise UnusableError("wrong_bands", f"its declaration names band {highest} of {spec.key}, but it has {bands}")
     return Match(spec.key, entry.band_indices, UNKNOWN_SENSOR)
-
-
-def _check_size(dataset: Any, band_bytes: int, num_wanted: int, file_bytes: int, tile: int) -> None:
-    """Refuses scenes that hold no tile, and headers whose promises would cost memory or time without end.
-
-    Raises:
-        UnusableError: Too small, too large, or larger than the file can be.
-    """
-    height, width = dataset.height, dataset.width
-    if min(height, width) < tile:
-        raise UnusableError("too_small", f"it has {height} x {width} pixels, less than a tile of {tile} x {tile}")
-    promised = height * width * dataset.count * band_bytes
-    if promised > _MOST_EXPANSION * file_bytes:
-        raise UnusableError(
-            "too_large",
-            f"its header promises {height} x {width} pixels ({promised:,} bytes), but the file has {file_bytes:,} "
-            "bytes: the header is damaged, or almost all of the scene is empty. Crop it",
-        )
-    block_rows, block_cols = dataset.block_shapes[0]
-    needed = width * (tile + block_rows) * num_wanted * band_bytes
-    if needed > _MOST_BYTES_AT_ONCE:
-        raise UnusableError(
-            "too_large",
-            f"one row of tiles of its {height} x {width} pixels (blocks of {block_rows} x {block_cols}) takes "
-            f"{needed:,} bytes, and {_MOST_BYTES_AT_ONCE:,} are allowed. Write it in lower blocks, or cut it",
-        )
 
 
 def _units(dataset: Any, index: int, dtype: np.dtype[Any], spec: ModalitySpec, told: str | None) -> Unit:

@@ -1,11 +1,14 @@
 """A raw scene that is understood: which of its bands is which, what its numbers are, where and when it was taken."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ringmoe.batch import Radiometry
 from ringmoe.modality import Unit
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
@@ -14,15 +17,78 @@ Transform = tuple[float, float, float, float, float, float]
 UNKNOWN_SENSOR = "unknown"
 
 
+ControlPoint = tuple[float, float, float, float]
+"""Row and column in pixels (0 is the outer edge of the first), longitude and latitude in degrees (WGS 84)."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """All that is needed to cut tiles from a file, known before any pixel is read.
+class BandSource:
+    """Where one band of a scene lies, and what its numbers are multiplied with when they are read.
 
     Attributes:
-        path: The file.
+        index: Raster band (from 1); the real part where ``imaginary`` is given.
+        file: File relative to the scene's path; empty where the scene is one file.
+        imaginary: Raster band of the imaginary part, where the two parts are bands of their own.
+        gain: Factor of the calibration.
+        table: Calibration annotation, relative to the scene's path, whose sigma-nought table the numbers are divided
+            by; None for none.
+    """
+
+    index: int
+    file: str = ""
+    imaginary: int | None = None
+    gain: float = 1.0
+    table: str | None = None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether reading changes the numbers."""
+        return self.gain != 1.0 or self.table is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """A quality mask that a product brings along.
+
+    Attributes:
+        kind: What its numbers mean: the name that its maker gives it ("SCL", "QA_PIXEL").
+        file: File relative to the scene's path.
+    """
+
+    kind: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductInfo:
+    """What an agency's product says of a scene beside its pixels.
+
+    Attributes:
+        kind: Instrument and level in words ("Sentinel-2 L2A").
+        identifier: The product's own name.
+        level: Processing level in its maker's words.
+        place: Tile, path and row, or swath in its maker's words; None where it has none.
+        mask: Quality mask; None where the product has none.
+        unused: Rasters of the product that no scene takes anything from.
+    """
+
+    kind: str
+    identifier: str
+    level: str
+    place: str | None = None
+    mask: Mask | None = None
+    unused: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """All that is needed to cut tiles from a file or a product of several, known before any pixel is read.
+
+    Attributes:
+        path: The file, or the folder of the product.
         name: Relative name that tiles carry as their source; unique in its catalogue.
         modality: Key of its ``ModalitySpec``.
-        band_indices: For each band of the modality the raster's band (from 1), or None where it is declared absent.
+        bands: Where each band of the modality lies, or None where it is declared absent. All lie on one grid.
         units: What the numbers are: one of the modality's units.
         dtype: Numpy name of the stored tile pixels; complex scenes are stored as I, Q pairs of float32 (complex64)
             or int16 (GDAL's CInt16).
@@ -35,12 +101,15 @@ class Scene:
         acquired: Acquisition time, ISO 8601; None where it is not known.
         nodata: Value that marks entries without data; None where there is none. May be NaN.
         synthetic: The pixels were drawn, not observed.
+        control: Ground control points, where the scene has these and no transform.
+        radiometry: How the numbers become a physical quantity; None where nothing is known of it.
+        product: What the product says beside; None for a file of its own.
     """
 
     path: Path
     name: str
     modality: str
-    band_indices: tuple[int | None, ...]
+    bands: tuple[BandSource | None, ...]
     units: Unit
     dtype: str
     sensor: str
@@ -52,6 +121,21 @@ class Scene:
     acquired: str | None
     nodata: float | None
     synthetic: bool
+    control: tuple[ControlPoint, ...] = ()
+    radiometry: Radiometry | None = None
+    product: ProductInfo | None = None
+
+    @property
+    def band_indices(self) -> tuple[int | None, ...]:
+        """For each band of the modality its raster band (from 1) in its file, or None where it is absent."""
+        return tuple(None if band is None else band.index for band in self.bands)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that pixels are made from, each once: rasters in the order of the bands, then tables."""
+        present = [band for band in self.bands if band is not None]
+        names = [band.file for band in present] + [band.table for band in present if band.table is not None]
+        return tuple(self.path / name for name in dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
@@ -79,6 +163,8 @@ REFUSALS = {
     "wrong_dtype": "the modality does not hold numbers of this type",
     "unknown_units": "the bands are known, but not what their numbers are",
     "conflict": "two sources say different things about it",
+    "missing_part": "a product lacks a file, or its metadata an entry",
+    "other_product": "a product of a kind or level that is not read",
     "too_small": "smaller than one tile",
     "too_large": "its header promises more than memory or the file can hold",
 }
@@ -93,3 +179,12 @@ class UnusableError(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Puts the name of a file before what is wrong with it; no name changes nothing."""
+    try:
+        yield
+    except UnusableError as unusable:
+        raise UnusableError(unusable.code, f"{file}: {unusable.message}" if file else unusable.message) from unusable

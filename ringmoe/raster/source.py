@@ -16,7 +16,7 @@ from rasterio.warp import transform as reproject
 from rasterio.windows import Window
 
 from ringmoe.raster import headers
-from ringmoe.raster.scene import Pixels, Transform, UnusableError
+from ringmoe.raster.scene import ControlPoint, Pixels, Transform, UnusableError
 
 # C bands, H rows, W columns
 
@@ -112,6 +112,24 @@ def geolocation(dataset: Any) -> tuple[str | None, Transform | None, float | Non
     if crs is None or affine is None:
         return crs, transform, None
     return crs, transform, _sampling_distance(dataset, dataset.crs, affine)
+
+
+def control_points(dataset: Any) -> tuple[ControlPoint, ...]:
+    """The ground control points of a raster in longitude and latitude; none where it has none, or of no known system.
+
+    They are what places a raw radar image on the ground: it has no affine transform.
+    """
+    points, crs = dataset.gcps
+    if not points or crs is None:
+        return ()
+    try:
+        with rasterio.Env(**_GDAL):
+            lons, lats = reproject(crs, "EPSG:4326", [point.x for point in points], [point.y for point in points])[:2]
+    except ERRORS:
+        return ()
+    return tuple(
+        (float(point.row), float(point.col), lon, lat) for point, lon, lat in zip(points, lons, lats, strict=True)
+    )
 
 
 def _sampling_distance(dataset: Any, crs: Any, affine: Any) -> float | None:
