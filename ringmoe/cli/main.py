@@ -30,6 +30,7 @@ class Verb:
 
 VERBS = {
     "synth": Verb("ringmoe.cli.synth", "run", "write synthetic scenes of all four modalities"),
+    "shards plan": Verb("ringmoe.cli.scenes", "run", "say what scenes and products there are, before any work"),
     "shards build": Verb("ringmoe.cli.shards", "build", "cut raw scenes into shards"),
     "shards list": Verb("ringmoe.cli.shards", "show", "say what a folder of shards holds"),
     "shards verify": Verb("ringmoe.cli.shards", "verify", "check every shard against its checksum"),

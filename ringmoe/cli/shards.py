@@ -12,36 +12,29 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ringmoe import modality as registry
 from ringmoe.cli.console import console
+from ringmoe.cli.scenes import SceneOptions
 from ringmoe.data.build import build as build_shards
 from ringmoe.data.layout import SPLITS
 from ringmoe.data.manifest import Manifest, RefusedFile
 from ringmoe.data.plan import BuildConfig
 from ringmoe.errors import ConfigError, ShardError
-from ringmoe.raster.declare import Declarations
 
 _NUM_LISTED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardsBuild(BuildConfig):
+class ShardsBuild(BuildConfig, SceneOptions):
     """Cut raw scenes into shards.
 
     Attributes:
         paths: Files and folders of scenes, and last the folder of the shards: new or empty, or of the same build,
             which is then continued.
         workers: Processes; the shards are the same for any number.
-        modality: Modality of all scenes, where the files do not say it.
-        declarations: YAML file that says what the scenes do not say of themselves (bands, units, sensor, ...).
-        modalities: YAML file that declares further modalities.
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES... OUT")]
     workers: int = 1
-    modality: str | None = None
-    declarations: Path | None = None
-    modalities: Path | None = None
 
     def __post_init__(self) -> None:
         """Checks the command line.
@@ -74,9 +67,7 @@ def build(config: ShardsBuild) -> None:
         SceneError: There is no usable scene.
         ShardError: The folder cannot be used or written.
     """
-    if config.modalities is not None:
-        registry.load(config.modalities)
-    declarations = None if config.declarations is None else Declarations.load(config.declarations)
+    declarations = config.load()
     settings = BuildConfig(tiling=config.tiling, quality=config.quality, tiles_per_shard=config.tiles_per_shard)
     *scenes, out = config.paths
     with _progress("windows") as progress:
@@ -88,6 +79,7 @@ def build(config: ShardsBuild) -> None:
             workers=config.workers,
             declarations=declarations,
             modality=config.modality,
+            calibrate=config.calibrate,
             progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
         )
     if report.num_reused == report.num_units:

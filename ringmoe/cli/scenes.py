@@ -1,0 +1,173 @@
+"""``ringmoe shards plan``: say what scenes and products there are, and what would become of them, before any work."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.markup import escape
+
+from ringmoe import modality as registry
+from ringmoe.batch import Radiometry
+from ringmoe.cli.console import console
+from ringmoe.config import files
+from ringmoe.errors import ConfigError
+from ringmoe.raster.declare import Declarations
+from ringmoe.raster.recognise import Catalogue, survey
+from ringmoe.raster.scene import Scene
+from ringmoe.raster.tiling import TilingConfig
+
+_LONGEST_CRS = 40  # an authority's code; else it is a page of WKT
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOptions:
+    """What is said of scenes beside what they say of themselves.
+
+    Attributes:
+        modality: Modality of all scenes, where the files do not say it.
+        declarations: YAML file that says what the scenes do not say of themselves (bands, units, sensor, ...).
+        modalities: YAML file that declares further modalities.
+        calibrate: Read radar products as amplitudes whose square is sigma nought; else their numbers stay as delivered.
+    """
+
+    modality: str | None = None
+    declarations: Path | None = None
+    modalities: Path | None = None
+    calibrate: bool = True
+
+    def load(self) -> Declarations | None:
+        """Registers further modalities and reads the declarations.
+
+        Raises:
+            ConfigError: A file cannot be read or contradicts itself.
+        """
+        if self.modalities is not None:
+            registry.load(self.modalities)
+        return None if self.declarations is None else Declarations.load(self.declarations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsPlan(SceneOptions):
+    """Scenes to look at.
+
+    Attributes:
+        paths: Files and folders of scenes and products.
+        tiling: How the scenes would be cut.
+        json: Print JSON instead of tables.
+    """
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES...")]
+    tiling: TilingConfig = field(default_factory=TilingConfig)
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the command line.
+
+        Raises:
+            ConfigError: No path is named.
+        """
+        if not self.paths:
+            raise ConfigError("name at least one file or folder of scenes")
+
+
+def run(config: ShardsPlan) -> None:
+    """Lists what was recognised and what was not. Only names, headers and metadata are read.
+
+    Raises:
+        SceneError: A path does not exist, or a file that was named itself is no usable scene.
+    """
+    catalogue = survey(
+        config.paths,
+        declarations=config.load(),
+        modality=config.modality,
+        tile=config.tiling.tile,
+        calibrate=config.calibrate,
+    )
+    rows = [describe(scene, config.tiling) for scene in catalogue.scenes]
+    if config.json:
+        print(json.dumps({"scenes": rows, "refused": _refused(catalogue), "ignored": _ignored(catalogue)}, indent=2))
+        return
+    for row in rows:
+        console.print(_lines(row), soft_wrap=True, markup=False, highlight=False)
+    _print_totals(catalogue, rows)
+    for refusal in _refused(catalogue):
+        console.print(f"  {escape(refusal['name'])}: {escape(refusal['message'])}", soft_wrap=True)
+
+
+def describe(scene: Scene, tiling: TilingConfig) -> dict[str, Any]:
+    """What is known of a scene, as plain values; ``tiles`` counts windows before any is dropped."""
+    spec = registry.get(scene.modality)
+    present = [name for name, band in zip(spec.bands, scene.bands, strict=True) if band is not None]
+    return {
+        "name": scene.name,
+        "product": None if scene.product is None else files.to_dict(scene.product),
+        "sensor": scene.sensor,
+        "modality": scene.modality,
+        "height": scene.height,
+        "width": scene.width,
+        "bands": present,
+        "absent": [name for name in spec.bands if name not in present],
+        "dtype": scene.dtype,
+        "units": scene.units,
+        "radiometry": None if scene.radiometry is None else files.to_dict(scene.radiometry),
+        "acquired": scene.acquired,
+        "crs": scene.crs,
+        "control_points": len(scene.control),
+        "gsd": scene.gsd,
+        "files": [path.relative_to(scene.path.parent).as_posix() for path in scene.files],
+        "tiles": tiling.grid(scene.height, scene.width).num_tiles,
+    }
+
+
+def _refused(catalogue: Catalogue) -> list[dict[str, str]]:
+    return [
+        {
+            "name": refusal.path.relative_to(catalogue.base).as_posix(),
+            "code": refusal.code,
+            "message": refusal.message,
+        }
+        for refusal in catalogue.refused
+    ]
+
+
+def _ignored(catalogue: Catalogue) -> list[str]:
+    return [path.relative_to(catalogue.base).as_posix() for path in catalogue.ignored]
+
+
+def _lines(row: dict[str, Any]) -> str:
+    """A scene in words: its name, and below it what it is."""
+    rule = "" if row["radiometry"] is None else f" ({Radiometry(**row['radiometry'])})"
+    absent = f" without {', '.join(row['absent'])}" if row["absent"] else ""
+    ties = f"{row['control_points']} control points" if row["control_points"] else "no reference system"
+    crs = row["crs"] or ties
+    facts = (
+        f"{row['modality']}: {', '.join(row['bands'])}{absent}",
+        f"{row['height']} x {row['width']} pixels",
+        f"{row['units']} as {row['dtype']}{rule}",
+        row["acquired"] or "time not known",
+        crs if len(crs) <= _LONGEST_CRS else "reference system of its own",
+        f"{row['tiles']:,} windows",
+    )
+    what = row["product"]["kind"] if row["product"] else f"file, sensor {row['sensor']}"
+    return f"{row['name']}\n  {what}; {'; '.join(facts)}"
+
+
+def _print_totals(catalogue: Catalogue, rows: Sequence[dict[str, Any]]) -> None:
+    """Prints how much of what there is."""
+    for key, num in Counter(row["modality"] for row in rows).items():
+        tiles = sum(row["tiles"] for row in rows if row["modality"] == key)
+        console.print(f"{key}: {num} scenes, {tiles:,} windows before any is dropped")
+    if unused := sum({scene.path: scene.product.unused for scene in catalogue.scenes if scene.product}.values()):
+        console.print(f"in products: {unused} rasters that no scene takes anything from")
+    if catalogue.ignored:
+        console.print(f"passed over because they are no rasters: {len(catalogue.ignored)} files")
+    if catalogue.refused:
+        codes = Counter(refusal.code for refusal in catalogue.refused)
+        listed = ", ".join(f"{num} {code}" for code, num in codes.most_common())
+        console.print(f"{len(catalogue.refused)} refused: {listed}")
+    if not rows:
+        console.print("no usable scene")
