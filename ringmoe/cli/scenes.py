@@ -14,6 +14,8 @@ from ringmoe import modality as registry
 from ringmoe.batch import Radiometry
 from ringmoe.cli.console import console
 from ringmoe.config import files
+from ringmoe.data.manifest import RefusedFile
+from ringmoe.data.plan import refused_files
 from ringmoe.errors import ConfigError
 from ringmoe.raster.declare import Declarations
 from ringmoe.raster.recognise import Catalogue, survey
@@ -89,13 +91,17 @@ def run(config: ShardsPlan) -> None:
     )
     rows = [describe(scene, config.tiling) for scene in catalogue.scenes]
     if config.json:
-        print(json.dumps({"scenes": rows, "refused": _refused(catalogue), "ignored": _ignored(catalogue)}, indent=2))
+        print(
+            json.dumps(
+                {"scenes": rows, "refused": files.to_dict(refused_files(catalogue)), "ignored": _ignored(catalogue)},
+                indent=2,
+            )
+        )
         return
     for row in rows:
         console.print(_lines(row), soft_wrap=True, markup=False, highlight=False)
     _print_totals(catalogue, rows)
-    for refusal in _refused(catalogue):
-        console.print(f"  {escape(refusal['name'])}: {escape(refusal['message'])}", soft_wrap=True)
+    print_files("refused", refused_files(catalogue))
 
 
 def describe(scene: Scene, tiling: TilingConfig) -> dict[str, Any]:
@@ -121,17 +127,6 @@ def describe(scene: Scene, tiling: TilingConfig) -> dict[str, Any]:
         "files": [path.relative_to(scene.path.parent).as_posix() for path in scene.files],
         "tiles": tiling.grid(scene.height, scene.width).num_tiles,
     }
-
-
-def _refused(catalogue: Catalogue) -> list[dict[str, str]]:
-    return [
-        {
-            "name": refusal.path.relative_to(catalogue.base).as_posix(),
-            "code": refusal.code,
-            "message": refusal.message,
-        }
-        for refusal in catalogue.refused
-    ]
 
 
 def _ignored(catalogue: Catalogue) -> list[str]:
@@ -160,14 +155,25 @@ def _print_totals(catalogue: Catalogue, rows: Sequence[dict[str, Any]]) -> None:
     """Prints how much of what there is."""
     for key, num in Counter(row["modality"] for row in rows).items():
         tiles = sum(row["tiles"] for row in rows if row["modality"] == key)
-        console.print(f"{key}: {num} scenes, {tiles:,} windows before any is dropped")
-    if unused := sum({scene.path: scene.product.unused for scene in catalogue.scenes if scene.product}.values()):
+        console.print(f"{key}: {num} {'scene' if num == 1 else 'scenes'}, {tiles:,} windows before any is dropped")
+    products = {scene.product.identifier: scene.product for scene in catalogue.scenes if scene.product is not None}
+    if unused := sum(product.unused for product in products.values()):
         console.print(f"in products: {unused} rasters that no scene takes anything from")
     if catalogue.ignored:
         console.print(f"passed over because they are no rasters: {len(catalogue.ignored)} files")
-    if catalogue.refused:
-        codes = Counter(refusal.code for refusal in catalogue.refused)
-        listed = ", ".join(f"{num} {code}" for code, num in codes.most_common())
-        console.print(f"{len(catalogue.refused)} refused: {listed}")
     if not rows:
         console.print("no usable scene")
+
+
+def print_files(what: str, left_out: tuple[RefusedFile, ...]) -> None:
+    """Prints files that were left out, those with the same message together."""
+    if not left_out:
+        return
+    counts = Counter(file.code for file in left_out)
+    console.print(f"{len(left_out)} files {what}: {', '.join(f'{num} {code}' for code, num in counts.most_common())}")
+    by_message: dict[str, list[str]] = {}
+    for file in left_out:
+        by_message.setdefault(file.message, []).append(file.name)
+    for message, names in by_message.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        console.print(f"  {escape(names[0])}{more}: {escape(message)}", soft_wrap=True)

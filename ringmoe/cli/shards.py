@@ -1,6 +1,5 @@
 """``ringmoe shards``: build shards from scenes, say what a folder holds, check it."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ringmoe.cli.console import console
-from ringmoe.cli.scenes import SceneOptions
+from ringmoe.cli.scenes import SceneOptions, print_files
 from ringmoe.data.build import build as build_shards
 from ringmoe.data.layout import SPLITS
-from ringmoe.data.manifest import Manifest, RefusedFile
+from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
 from ringmoe.errors import ConfigError, ShardError
 
@@ -142,8 +141,8 @@ def _describe(manifest: Manifest) -> None:
         if entry.dropped:
             reasons = ", ".join(f"{num:,} {reason}" for reason, num in entry.dropped.items())
             console.print(f"{key}: dropped {reasons}")
-    _print_files("refused", manifest.refused)
-    _print_files("quarantined (broken inside; none of their tiles is in a shard)", manifest.quarantined)
+    print_files("refused", manifest.refused)
+    print_files("quarantined (broken inside; none of their tiles is in a shard)", manifest.quarantined)
 
 
 def _tiles_table(manifest: Manifest) -> Table:
@@ -176,17 +175,3 @@ def _groups_table(manifest: Manifest) -> Table:
 
 def _table(*columns: str, title: str) -> Table:
     return Table(*columns, title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-
-
-def _print_files(what: str, files: tuple[RefusedFile, ...]) -> None:
-    """Prints files that were left out, those with the same message together."""
-    if not files:
-        return
-    counts = Counter(file.code for file in files)
-    console.print(f"{len(files)} files {what}: {', '.join(f'{num} {code}' for code, num in counts.most_common())}")
-    by_message: dict[str, list[str]] = {}
-    for file in files:
-        by_message.setdefault(file.message, []).append(file.name)
-    for message, names in by_message.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        console.print(f"  {escape(names[0])}{more}: {escape(message)}", soft_wrap=True)

@@ -139,13 +139,17 @@ def make_plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
         )
         cut = _cut(found, short, config)
         units += [Unit(spec.key, number, spans, config) for number, spans in enumerate(cut)]
-    refused = [
+    return Plan(config, scenes, tuple(units), refused_files(catalogue))
+
+
+def refused_files(catalogue: Catalogue) -> tuple[RefusedFile, ...]:
+    """What a catalogue refuses, by relative names."""
+    return tuple(
         RefusedFile(
             name=refusal.path.relative_to(catalogue.base).as_posix(), code=refusal.code, message=refusal.message
         )
         for refusal in catalogue.refused
-    ]
-    return Plan(config, scenes, tuple(units), tuple(refused))
+    )
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:

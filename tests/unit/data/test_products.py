@@ -157,7 +157,7 @@ def test_plan_in_words(products: Path, capsys: Any):
         "12 control points; 9 windows",
         "ms: 2 scenes, 18 windows before any is dropped",
         "in products: 9 rasters that no scene takes anything from",
-        "1 refused: 1 missing_part",
+        "1 files refused: 1 missing_part",
         "archive/S2A_MSIL2A_20210101T000000.SAFE: it is named like a product of Sentinel",
     ):
         assert expected in words
