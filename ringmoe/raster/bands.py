@@ -67,6 +67,42 @@ CONVENTIONS = (
 )
 """Instruments that number their bands; the first whose names and types match is taken."""
 
+
+@dataclass(frozen=True)
+class Naming:
+    """How one maker names files whose bands have no names.
+
+    Attributes:
+        sensor: The instrument.
+        file: Pattern of the file's name; a group ``year``, ``month``, ``day`` each for the time.
+        names: Bands in the order of the file; another number of bands is another product.
+    """
+
+    sensor: str
+    file: re.Pattern[str]
+    names: tuple[str, ...]
+
+
+NAMINGS = (
+    Naming(
+        sensor="NAIP",
+        file=re.compile(
+            r"m_\d{7}_(ne|nw|se|sw)_\d{1,2}_(\d+|h)_(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)(_\d{8})?\.tif", re.I
+        ),
+        names=("R", "G", "B", "NIR"),
+    ),
+)
+"""Makers whose files name themselves but not their bands: aerial quarter quads of the USDA."""
+
+
+def naming_of(file: str, num_bands: int) -> tuple[Naming, str] | None:
+    """The naming that a file's name and number of bands follow, and the day of acquisition (ISO 8601)."""
+    for naming in NAMINGS:
+        if (match := naming.file.fullmatch(file)) and num_bands == len(naming.names):
+            return naming, f"{match['year']}-{match['month']}-{match['day']}"
+    return None
+
+
 _NOT_SCATTERING = re.compile(r"[TC][1-4][1-4]([ _]?(re|im)\w*)?", re.I)
 
 

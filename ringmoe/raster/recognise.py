@@ -27,7 +27,7 @@ from ringmoe import modality as registry
 from ringmoe.errors import SceneError
 from ringmoe.modality import ModalitySpec, Unit
 from ringmoe.raster import headers, source
-from ringmoe.raster.bands import Match, RasterBands, check_dtype, identify, names_of
+from ringmoe.raster.bands import Match, RasterBands, check_dtype, identify, names_of, naming_of
 from ringmoe.raster.declare import Declaration, Declarations
 from ringmoe.raster.grid import STORED, Grid, check_size
 from ringmoe.raster.products.draft import assemble
@@ -177,6 +177,9 @@ def _examine(path: Path, name: str, declared: Declaration | None, forced: str | 
         if role != "scene":
             raise UnusableError("label", f"its tag {_ROLE} says that it is no scene but: {role}")
         bands = _bands(dataset)
+        naming, taken = naming_of(path.name, dataset.count) or (None, None)
+        if naming is not None:
+            bands = replace(bands, names=naming.names)
         match = _match(bands, entry, _modality(entry, tags, forced))
         spec = registry.get(match.modality)
         indices = [index for index in match.band_indices if index is not None]
@@ -192,13 +195,13 @@ def _examine(path: Path, name: str, declared: Declaration | None, forced: str | 
             bands=tuple(None if index is None else BandSource(index=index) for index in match.band_indices),
             units=_units(dataset, indices[0], dtype, spec, entry.units or tags.get(_UNITS)),
             dtype=dtype.name,
-            sensor=entry.sensor or tags.get(_SENSOR) or match.sensor,
+            sensor=entry.sensor or tags.get(_SENSOR) or (match.sensor if naming is None else naming.sensor),
             height=grid.height,
             width=grid.width,
             crs=grid.crs,
             transform=grid.transform,
             gsd=entry.gsd if entry.gsd is not None else grid.gsd,
-            acquired=entry.acquired or tags.get(_ACQUIRED),
+            acquired=entry.acquired or tags.get(_ACQUIRED) or taken,
             nodata=_possible(nodata, dtype),
             synthetic=tags.get(_SYNTHETIC, "").casefold() in {"1", "true", "yes"},
             control=grid.control,

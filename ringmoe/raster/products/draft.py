@@ -57,6 +57,7 @@ class Draft:
         nodata: Value of pixels without data.
         radiometry: How the numbers become a physical quantity.
         size: Rows and columns that the metadata promises; None where it does not say.
+        gsd: Ground sampling distance in metres, where the files themselves have no place on the ground.
     """
 
     modality: str
@@ -69,6 +70,7 @@ class Draft:
     nodata: float | None = None
     radiometry: Radiometry | None = None
     size: tuple[int, int] | None = None
+    gsd: float | None = None
 
 
 def assemble(found: FoundProduct, drafts: list[Draft], tile: int) -> list[Scene]:
@@ -120,7 +122,7 @@ def _assemble(found: FoundProduct, draft: Draft, tile: int) -> Scene:
         width=grid.width,
         crs=grid.crs,
         transform=grid.transform,
-        gsd=grid.gsd,
+        gsd=draft.gsd if grid.gsd is None else grid.gsd,
         acquired=draft.acquired,
         nodata=draft.nodata,
         synthetic=False,

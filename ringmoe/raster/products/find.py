@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ringmoe.raster.products import gaofen3, landsat, sentinel1, sentinel2
+from ringmoe.raster.products import gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
 from ringmoe.raster.products.draft import Draft, FoundProduct
 from ringmoe.raster.scene import UnusableError
 from ringmoe.raster.walk import FoundFile, base_of
@@ -44,6 +44,8 @@ KINDS = (
     Kind(sentinel1.ENTRY, sentinel1.read),
     Kind(landsat.ENTRY, landsat.read),
     Kind(gaofen3.ENTRY, gaofen3.read),
+    Kind(gaofen.ENTRY, gaofen.read),
+    Kind(planet.ENTRY, planet.read),
 )
 """Earlier kinds take their files first: both Sentinels have a ``manifest.safe``."""
 

@@ -14,7 +14,7 @@ def read_mask(scene: Scene, rows: range | None = None) -> Pixels:
         rows: Rows of the scene; None for all.
 
     Returns:
-        (H, W) of the mask's own type: classes (SCL) or bits (QA_PIXEL).
+        (H, W) of the mask's own type: classes (SCL), bits (QA_PIXEL), or 1 where it is clear (UDM2, its first band).
 
     Raises:
         UnusableError: There is no mask, its file is missing or damaged, or its pixels do not divide into the scene's.

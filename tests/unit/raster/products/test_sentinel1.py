@@ -1,6 +1,7 @@
 """Sentinel-1: swaths and polarisations, calibration against a computation by hand, and control points."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,20 @@ def test_measurement_that_was_cut_off(tmp_path: Path, scenes_of: Any):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SceneError, match=r"s1a-iw-grd-vv-.*(rows \d+ to \d+ cannot be read|damaged|cannot be opened)"):
         list(iter_tiles(scene, TilingConfig(tile=32), QualityConfig()))
+
+
+def test_real_control_points(real_data: Path, tmp_path: Path, scenes_of: Any):
+    root, _ = sentinel1.write_grd(tmp_path, height=837, width=1280)
+    for pol in ("vv", "vh"):
+        shutil.copy(real_data / "sar_l2" / "s1_grd_gcps_overview_uint16.tif", next(root.glob(f"measurement/*-{pol}-*")))
+    scene = scenes_of(tmp_path)[0]
+    lons, lats = (np.array([point[axis] for point in scene.control]) for axis in (2, 3))
+    tiles = [c.tile for c in iter_tiles(scene, TilingConfig(tile=192, stride=192), QualityConfig()) if c.tile]
+    assert tiles
+    for tile in tiles:
+        assert tile.record.corners is not None
+        for lon, lat in tile.record.corners:
+            assert lons.min() - 0.05 <= lon <= lons.max() + 0.05
+            assert lats.min() - 0.05 <= lat <= lats.max() + 0.05
+        (a, b, c, d) = tile.record.corners
+        assert (a[0] + c[0], a[1] + c[1]) == pytest.approx((b[0] + d[0], b[1] + d[1]), abs=0.01)  # a parallelogram
