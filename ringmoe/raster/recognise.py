@@ -8,6 +8,7 @@ nothing is passed over in silence. In a folder
   refusal, and its files are no scenes of their own,
 * any other file that begins like a GeoTIFF, JPEG, PNG or JPEG 2000 becomes a scene or a refusal,
 * a file that is named like a raster but does not begin like one is a refusal,
+* a product that is still packed (a ``.zip`` of Sentinel, a ``.tar`` of Landsat) is a refusal,
 * any other file (sidecars: .json, .txt, .xml, .md, ...) and any hidden one is listed as ignored.
 
 A file that is named itself must be usable: what would be a refusal in a folder is an error there.
@@ -31,7 +32,7 @@ from ringmoe.raster.bands import Match, RasterBands, check_dtype, identify, name
 from ringmoe.raster.declare import Declaration, Declarations
 from ringmoe.raster.grid import STORED, Grid, check_size
 from ringmoe.raster.products.draft import assemble
-from ringmoe.raster.products.find import find
+from ringmoe.raster.products.find import find, refuse_packed
 from ringmoe.raster.scene import UNKNOWN_SENSOR, BandSource, Refusal, Scene, UnusableError
 from ringmoe.raster.walk import base_of, walk
 
@@ -112,6 +113,7 @@ def survey(
             finds.add([_as_declared(scene, known.of(scene.name), modality) for scene in scenes], product.explicit)
     for file in others:
         with finds.refusing(file.path, file.explicit):
+            refuse_packed(file.path)
             if file.explicit or (not file.path.name.startswith(".") and headers.driver_of(file.path)):
                 finds.add([_examine(file.path, file.name, known.of(file.name), modality, tile)], file.explicit)
             else:

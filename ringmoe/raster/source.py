@@ -101,7 +101,7 @@ def geolocation(dataset: Any) -> tuple[str | None, Transform | None, float | Non
     """Reference system, transform and ground sampling distance, each None where the file does not give it.
 
     A scene that is only tied down by ground control points has no affine transform: just the sampling distance is
-    taken from them.
+    taken from them here; ``control_points`` gives the points themselves.
     """
     crs = dataset.crs.to_string() if dataset.crs else None
     affine = None if dataset.transform.is_identity else dataset.transform

@@ -49,6 +49,8 @@ KINDS = (
 )
 """Earlier kinds take their files first: both Sentinels have a ``manifest.safe``."""
 
+_PACKED = re.compile(r"(S[12][A-D]_|L[CO]0[89]_|GF[123]\w?_).*\.(zip|tar|tar\.gz|tgz)", re.I)
+
 _INCOMPLETE = Kind(re.compile(r"(?!)"), _read_incomplete)
 _SAFE = ".safe"
 
@@ -77,6 +79,16 @@ def find(files: Sequence[FoundFile], named: Sequence[Path]) -> tuple[list[tuple[
         for claim, own in members.items()
     ]
     return sorted(products, key=lambda product: product[0].name), others
+
+
+def refuse_packed(path: Path) -> None:
+    """Says of a packed product what is to be done with it.
+
+    Raises:
+        UnusableError: The file is named like one.
+    """
+    if _PACKED.fullmatch(path.name):
+        raise UnusableError("format", "it is named like a packed product, and these are not read; unpack it")
 
 
 @dataclass(frozen=True)

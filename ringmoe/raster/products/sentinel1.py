@@ -63,6 +63,12 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
     for swath in dict.fromkeys(image.swath for image in images if image.kind == "SLC"):
         of_swath = [image for image in images if image.swath == swath]
         bands = {image.polarisation: image.band for image in of_swath}
+        if len(bands) < len(of_swath):
+            raise UnusableError(
+                "other_product",
+                f"{found.entry.name} lists {len(of_swath)} images of {len(bands)} polarisations for swath {swath}; one "
+                "image of each polarisation is read (wave mode has many)",
+            )
         drafts.append(_draft(found, of_swath[0], "sar_l1", bands, swath.lower(), calibrate))
     for image in images:
         if image.kind == "GRD":
@@ -101,7 +107,7 @@ def _image(found: FoundProduct, match: re.Match[str], calibrate: bool) -> _Image
     """
     annotation = f"annotation/{match['stem']}.xml"
     document = Document.load(found.root / inside(found.root, annotation, found.entry))
-    table = f"annotation/calibration/calibration-{match['stem']}.xml"
+    table = inside(found.root, f"annotation/calibration/calibration-{match['stem']}.xml", found.entry)
     if calibrate and not (found.root / table).is_file():
         raise UnusableError(
             "missing_part",

@@ -25,6 +25,8 @@ def archive(tmp_path: Path) -> Path:
     write(root / "loose.tif", numbers(3, 40, 40, high=255).astype("uint8"), photometric="RGB")
     write(root / "unnamed.tif", numbers(4, 40, 40))
     text(root / "notes.md", "no raster")
+    text(root / f"{landsat.L1}.tar", "")
+    text(root / "other.zip", "")
     text(root / "S1A_IW_GRDH_1SDV_20210101T000000.SAFE" / "measurement" / "s1a.tiff", "")
     text(root / "S3A_OL_1_EFR.SAFE" / "manifest.safe", "<x><dataObjectSection/></x>")
     return root
@@ -48,10 +50,11 @@ def test_mixed_folder(archive: Path, monkeypatch: pytest.MonkeyPatch):
     }
     assert {refusal.path.relative_to(archive).as_posix(): refusal.code for refusal in catalogue.refused} == {
         "unnamed.tif": "ambiguous_bands",
+        f"{landsat.L1}.tar": "format",
         "S1A_IW_GRDH_1SDV_20210101T000000.SAFE": "missing_part",
         "S3A_OL_1_EFR.SAFE/manifest.safe": "missing_part",
     }
-    assert [path.name for path in catalogue.ignored] == ["notes.md"]
+    assert [path.name for path in catalogue.ignored] == ["notes.md", "other.zip"]
     assert catalogue.base == archive.parent
     assert catalogue.named == frozenset()
 

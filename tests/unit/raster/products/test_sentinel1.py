@@ -167,6 +167,15 @@ def test_metadata_that_contradicts(
     assert re.search(message, words), words
 
 
+def test_wave_mode_is_refused(tmp_path: Path, refusal_of: Any):
+    root, _ = sentinel1.write_slc(tmp_path)
+    for path in root.glob("annotation/*.xml"):
+        path.write_text(path.read_text().replace("<swath>IW2<", "<swath>IW1<"))
+    code, message = refusal_of()
+    assert code == "other_product"
+    assert "lists 4 images of 2 polarisations for swath IW1" in message
+
+
 @pytest.mark.parametrize("values", ["3.0e+02", "0 0 0 0", "1 2 x 4"])
 def test_table_that_is_damaged(values: str, tmp_path: Path, scenes_of: Any):
     root, _ = sentinel1.write_grd(tmp_path)
