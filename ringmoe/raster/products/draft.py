@@ -14,7 +14,7 @@ from ringmoe.modality import Unit
 from ringmoe.raster import source
 from ringmoe.raster.bands import RasterBands, check_dtype
 from ringmoe.raster.grid import STORED, Grid, check_size
-from ringmoe.raster.scene import BandSource, ProductInfo, Scene, UnusableError, naming
+from ringmoe.raster.scene import BandSource, ControlPoint, ProductInfo, Scene, UnusableError, naming
 from ringmoe.raster.walk import FoundFile
 
 _RASTERS = frozenset({".tif", ".tiff", ".jp2"})
@@ -58,6 +58,7 @@ class Draft:
         radiometry: How the numbers become a physical quantity.
         size: Rows and columns that the metadata promises; None where it does not say.
         gsd: Ground sampling distance in metres, where the files themselves have no place on the ground.
+        control: Control points, where the files themselves have none.
     """
 
     modality: str
@@ -71,6 +72,7 @@ class Draft:
     radiometry: Radiometry | None = None
     size: tuple[int, int] | None = None
     gsd: float | None = None
+    control: tuple[ControlPoint, ...] = ()
 
 
 def assemble(found: FoundProduct, drafts: list[Draft], tile: int) -> list[Scene]:
@@ -126,7 +128,7 @@ def _assemble(found: FoundProduct, draft: Draft, tile: int) -> Scene:
         acquired=draft.acquired,
         nodata=draft.nodata,
         synthetic=False,
-        control=grid.control,
+        control=grid.control if grid.control or grid.transform is not None else draft.control,
         radiometry=draft.radiometry,
         product=draft.info,
     )

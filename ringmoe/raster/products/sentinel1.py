@@ -3,7 +3,8 @@
 An SLC product gives one complex scene for each swath, with the polarisations that it has; the others are declared
 absent. A burst image is taken as it lies in the file, burst below burst. A GRD product gives one amplitude scene for
 each polarisation. Calibrated pixels are ``DN / A`` (see ``ringmoe.raster.calibration``): their square is sigma nought.
-Thermal noise is not subtracted. Places come from the control points of the measurement files.
+Thermal noise is not subtracted. Places come from the control points of the measurement files, or where these have none
+from the geolocation grid of the annotation, which holds the same points.
 """
 
 import re
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from ringmoe.batch import Radiometry
 from ringmoe.raster.markup import Document, inside
 from ringmoe.raster.products.draft import Draft, FoundProduct
-from ringmoe.raster.scene import BandSource, ProductInfo, UnusableError
+from ringmoe.raster.scene import BandSource, ControlPoint, ProductInfo, UnusableError
 
 ENTRY = re.compile(r"manifest\.safe")
 
@@ -37,6 +38,7 @@ class _Image:
     started: str
     size: tuple[int, int]
     table: str | None
+    control: tuple[ControlPoint, ...]
 
     @property
     def band(self) -> BandSource:
@@ -90,6 +92,7 @@ def _draft(
         nodata=None if is_complex else 0.0,
         radiometry=CALIBRATED if calibrate else UNCALIBRATED,
         size=image.size,
+        control=image.control,
         info=ProductInfo(
             kind=f"Sentinel-1 {image.mode} {image.kind}",
             identifier=found.name.rpartition("/")[2].removesuffix(".SAFE"),
@@ -130,4 +133,17 @@ def _image(found: FoundProduct, match: re.Match[str], calibrate: bool) -> _Image
         started=document.text("adsHeader/startTime"),
         size=(rows, cols),
         table=table if calibrate else None,
+        control=_control(document),
     )
+
+
+def _control(document: Document) -> tuple[ControlPoint, ...]:
+    """The geolocation grid of an annotation.
+
+    Raises:
+        UnusableError: It is missing or damaged.
+    """
+    points = document.all("geolocationGrid/geolocationGridPointList/geolocationGridPoint")
+    names = ("line", "pixel", "latitude", "longitude")
+    found = [[document.numbers(name, point)[0] for name in names] for point in points]
+    return tuple((line, pixel, longitude, latitude) for line, pixel, latitude, longitude in found)

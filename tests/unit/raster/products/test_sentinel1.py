@@ -95,8 +95,12 @@ def test_table_holds_beyond_its_ends(tmp_path: Path):
     )
 
 
-def test_control_points_are_kept(tmp_path: Path, scenes_of: Any):
-    sentinel1.write_grd(tmp_path)
+@pytest.mark.parametrize("tied", [True, False])
+def test_control_points_are_kept(tied: bool, tmp_path: Path, scenes_of: Any):
+    root, drawn = sentinel1.write_grd(tmp_path)
+    if not tied:  # the annotation has them as well
+        for pol in ("vv", "vh"):
+            write(next(root.rglob(f"s1a-iw-grd-{pol}-*.tiff")), drawn[pol])
     scene = scenes_of(tmp_path)[0]
     assert (scene.crs, scene.transform, len(scene.control)) == (None, None, 12)
     tiles = [c.tile for c in iter_tiles(scene, TilingConfig(tile=32, stride=32), QualityConfig()) if c.tile]
@@ -152,6 +156,7 @@ def test_part_that_is_missing(pattern: str, code: str, message: str, tmp_path: P
         ),
         ("annotation/s1a-*-vv-*", ">VV<", ">HH<", "conflict", "says polarisation HH"),
         ("manifest.safe", "./measurement/", "./../measurement/", "conflict", "outside of the product's folder"),
+        ("annotation/s1a-*-vv-*", "geolocationGridPoint>", "x>", "missing_part", "no geolocationGrid/"),
         ("manifest.safe", "-grd-", "-ocn-", "other_product", "no measurement/s1"),
     ],
 )
