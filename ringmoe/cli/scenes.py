@@ -156,13 +156,18 @@ def _print_totals(catalogue: Catalogue, rows: Sequence[dict[str, Any]]) -> None:
     for key, num in Counter(row["modality"] for row in rows).items():
         tiles = sum(row["tiles"] for row in rows if row["modality"] == key)
         console.print(f"{key}: {num} {'scene' if num == 1 else 'scenes'}, {tiles:,} windows before any is dropped")
+    print_left_alone(catalogue)
+    if not rows:
+        console.print("no usable scene")
+
+
+def print_left_alone(catalogue: Catalogue) -> None:
+    """Prints how much of what there is is neither used nor refused."""
     products = {scene.product.identifier: scene.product for scene in catalogue.scenes if scene.product is not None}
     if unused := sum(product.unused for product in products.values()):
         console.print(f"in products: {unused} rasters that no scene takes anything from")
     if catalogue.ignored:
         console.print(f"passed over because they are no rasters: {len(catalogue.ignored)} files")
-    if not rows:
-        console.print("no usable scene")
 
 
 def print_files(what: str, left_out: tuple[RefusedFile, ...]) -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ringmoe.cli.console import console
-from ringmoe.cli.scenes import SceneOptions, print_files
+from ringmoe.cli.scenes import SceneOptions, print_files, print_left_alone
 from ringmoe.data.build import build as build_shards
 from ringmoe.data.layout import SPLITS
 from ringmoe.data.manifest import Manifest
@@ -85,8 +85,7 @@ def build(config: ShardsBuild) -> None:
         console.print(f"reused {out}: it was built before from the same scenes and settings")
     elif report.num_reused:
         console.print(f"continued: {report.num_reused} of {report.num_units} units were finished before")
-    if report.catalogue.ignored:
-        console.print(f"passed over because they are no rasters: {len(report.catalogue.ignored)} files")
+    print_left_alone(report.catalogue)
     _describe(report.manifest)
 
 

@@ -111,7 +111,8 @@ def _assemble(found: FoundProduct, draft: Draft, tile: int) -> Scene:
         stored = np.dtype("float32" if any(band.is_calibrated for band in present) else STORED.get(dtype, dtype))
         each = stored.itemsize * (2 if spec.is_complex else 1)
         for name, dataset in files.items():
-            check_size(dataset, each, len(present), (found.root / name).stat().st_size, tile)
+            with naming(name):
+                check_size(dataset, each, len(present), (found.root / name).stat().st_size, tile)
     return Scene(
         path=found.root,
         name="/".join(filter(None, (found.name, draft.part))),
@@ -155,10 +156,11 @@ def _common_grid(files: dict[str, Any], size: tuple[int, int] | None) -> Grid:
     Raises:
         UnusableError: They do not, or it is not of the promised size.
     """
-    grids = {name: Grid.of(dataset) for name, dataset in files.items()}
+    grids = {name: _grid_of(name, dataset) for name, dataset in files.items()}
     (first_name, first), *others = grids.items()
     for name, grid in others:
-        if replace(grid, control=()) != replace(first, control=()):
+        # control points, and with them the sampling distance, may differ in their last digits
+        if replace(grid, control=(), gsd=None) != replace(first, control=(), gsd=None):
             raise UnusableError(
                 "conflict",
                 f"{first_name} has {first}, but {name} has {grid}. The bands of one scene lie on one grid: fetch the "
@@ -171,6 +173,15 @@ def _common_grid(files: dict[str, Any], size: tuple[int, int] | None) -> Grid:
             "fetch the product again",
         )
     return first
+
+
+def _grid_of(name: str, dataset: Any) -> Grid:
+    try:
+        return Grid.of(dataset)
+    except source.ERRORS as error:
+        raise UnusableError(
+            "unreadable", f"{name}: its header is damaged: {source.reason(error)}. Fetch the product again"
+        ) from error
 
 
 def _common_dtype(files: dict[str, Any], present: list[BandSource]) -> str:
