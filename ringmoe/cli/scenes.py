@@ -59,7 +59,7 @@ class ShardsPlan(SceneOptions):
     Attributes:
         paths: Files and folders of scenes and products.
         tiling: How the scenes would be cut.
-        json: Print JSON instead of tables.
+        json: Print JSON instead of words.
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES...")]

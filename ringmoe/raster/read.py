@@ -1,4 +1,4 @@
-"""A scene's tiles, read in strips of whole rows: every block of the file is decoded once.
+"""A scene's tiles, read in strips of whole rows: every block of each of its files is decoded once.
 
 Windows of 192 at stride 64 overlap ninefold; read one by one they would decode a compressed file nine times. Here rows
 are read in order, at block borders, into a strip; all windows that are complete in it are judged together and handed

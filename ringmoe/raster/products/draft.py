@@ -41,6 +41,10 @@ class FoundProduct:
     explicit: bool
     stem: str = ""
 
+    def beside(self) -> list[str]:
+        """Names of the files in the folder that begin with the stem, also of those that were not named with it."""
+        return sorted(path.name for path in self.root.iterdir() if path.name.startswith(self.stem) and path.is_file())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:

@@ -12,7 +12,7 @@ from ringmoe.raster.products.draft import Draft, FoundProduct
 from ringmoe.raster.products.sentinel1 import CALIBRATED, UNCALIBRATED
 from ringmoe.raster.scene import BandSource, ProductInfo, UnusableError
 
-ENTRY = re.compile(r"(?P<stem>GF3\w?_\w+_[EW][\d.]+_[NS][\d.]+_\d{8}_L1A_)\w+_L\d+\.meta\.xml")
+ENTRY = re.compile(r"(?P<stem>GF3\w?_\w+_[EW][\d.]+_[NS][\d.]+_\d{8}_L1A_)\w+_(?P<number>L\d+)\.meta\.xml")
 
 _POLARISATIONS = ("HH", "HV", "VH", "VV")
 _FULL_SCALE = 32767
@@ -25,8 +25,10 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
         UnusableError: The metadata is damaged, or no polarisation has a file.
     """
     document = Document.load(found.entry)
-    image = re.compile(re.escape(found.stem) + r"(HH|HV|VH|VV)_L\d+\.tiff?")
-    matches = [match for file in found.members if (match := image.fullmatch(file.path.name))]
+    entry = ENTRY.fullmatch(found.entry.name)
+    assert entry is not None, "products are found by this name"
+    image = re.compile(re.escape(found.stem) + rf"(HH|HV|VH|VV)_{entry['number']}\.tiff?")
+    matches = [match for name in found.beside() if (match := image.fullmatch(name))]
     bands = {match[1]: _band(document, match[0], match[1], calibrate) for match in matches}
     told = [name for name in _POLARISATIONS if _constant(document, "imageinfo/QualifyValue", name) is not None]
     missing = [name for name in told if name not in bands]
@@ -34,7 +36,7 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
         raise UnusableError(
             "missing_part",
             f"{found.entry.name} describes {', '.join(told) or 'no polarisation'}, but there is no file "
-            f"{found.stem}{'/'.join(missing) or 'HH/HV/VH/VV'}_L*.tiff. Fetch the product again, whole",
+            f"{found.stem}{'/'.join(missing) or 'HH/HV/VH/VV'}_{entry['number']}.tiff. Fetch the product again, whole",
         )
     return [
         Draft(

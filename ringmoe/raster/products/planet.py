@@ -30,7 +30,7 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
     match = ENTRY.fullmatch(found.entry.name)
     assert match is not None, "products are found by this name"
     clip = match["clip"] or ""
-    names = {file.path.name for file in found.members}
+    names = set(found.beside())
     surface = [f"{found.stem}AnalyticMS_SR{kind}{clip}.tif" for kind in ("_harmonized", "")]
     radiance = f"{found.stem}AnalyticMS{clip}.tif"
     file = next((name for name in (*surface, radiance) if name in names), None)

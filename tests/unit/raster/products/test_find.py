@@ -9,7 +9,7 @@ from ringmoe.errors import SceneError
 from ringmoe.raster import source
 from ringmoe.raster.declare import Declaration, Declarations
 from ringmoe.raster.recognise import recognise, survey
-from tests.fixtures.products import gaofen3, landsat, sentinel1, sentinel2
+from tests.fixtures.products import gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
 from tests.fixtures.products.raster import numbers, text, write
 
 
@@ -71,6 +71,23 @@ def test_what_is_named_itself_must_be_usable(archive: Path):
             recognise([path], tile=32)
     with pytest.raises(SceneError, match="neither MTD_MSIL1C"):
         recognise([archive / "S1A_IW_GRDH_1SDV_20210101T000000.SAFE"], tile=32)
+
+
+@pytest.mark.parametrize(
+    ("write_product", "entry"),
+    [
+        (landsat.write_product, "*_MTL.xml"),
+        (gaofen.write_l1a, "*-MSS1.xml"),
+        (gaofen3.write_l1a, "*.meta.xml"),
+        (planet.write_scene, "*_metadata.xml"),
+        (sentinel1.write_grd, "manifest.safe"),
+    ],
+)
+def test_metadata_that_is_named_itself_brings_its_product(write_product: Any, entry: str, tmp_path: Path):
+    root = write_product(tmp_path)[0]
+    named = recognise([next(root.glob(entry))], tile=32)
+    assert [scene.path for scene in named.scenes] == [root] * len(named.scenes)
+    assert named.named == {scene.name for scene in named.scenes}
 
 
 def test_small_products_are_refused(archive: Path):

@@ -9,6 +9,7 @@ import pytest
 
 from ringmoe.raster.products.sentinel1 import CALIBRATED
 from tests.fixtures.products import gaofen3
+from tests.fixtures.products.raster import write
 
 
 def test_sigma_nought_of_each_polarisation(tmp_path: Path, scenes_of: Any, mosaic: Any):
@@ -48,7 +49,7 @@ def test_polarisation_that_is_missing(tmp_path: Path, refusal_of: Any):
     code, message = refusal_of()
     assert code == "missing_part"
     assert "describes HH, HV, VH, VV, but there is no file" in message
-    assert "L1A_VH_L*.tiff" in message
+    assert "L1A_VH_L10003514923.tiff" in message
 
 
 def test_constant_that_is_missing(tmp_path: Path, refusal_of: Any, scenes_of: Any):
@@ -59,3 +60,12 @@ def test_constant_that_is_missing(tmp_path: Path, refusal_of: Any, scenes_of: An
     assert code == "missing_part"
     assert "no processinfo/CalibrationConst/VV" in message
     assert len(scenes_of(tmp_path, calibrate=False)) == 1
+
+
+def test_images_of_another_delivery_are_left_alone(tmp_path: Path, scenes_of: Any, mosaic: Any):
+    root, drawn = gaofen3.write_l1a(tmp_path)
+    path = next(root.glob("*_HH_*.tiff"))
+    write(path.with_name(path.name.replace("L10003514923", "L10003514999")), drawn["VV"])
+    (scene,) = scenes_of(tmp_path, calibrate=False)
+    assert scene.product.unused == 1
+    np.testing.assert_array_equal(mosaic(scene)[:2], drawn["HH"])
