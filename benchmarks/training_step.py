@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import harness
@@ -31,6 +31,7 @@ from ringmoe.clock import REST, Clock
 from ringmoe.data.build import build
 from ringmoe.data.loader import DataConfig
 from ringmoe.data.plan import BuildConfig
+from ringmoe.distributed.engine import Engine
 from ringmoe.distributed.launch import start, stop
 from ringmoe.models.ringmoe import model as ringmoe_model
 from ringmoe.moe.layer import RMoELayer
@@ -185,7 +186,7 @@ def borders(trainer: Trainer, labels: Labels) -> Iterator[tuple[Any, str, Callab
             for name in names or ("forward",):
                 yield owner, name, label(part, getattr(owner, name))
 
-    model, inner = trainer.model, trainer.engine._inner
+    model, inner = trainer.model, cast(Engine, trainer.engine)._inner
     layers = [layer for layer in model.modules() if isinstance(layer, RMoELayer)]
     yield from of("embedding", [model], "_embed")
     yield from of("attention", [block.attention for block in model.blocks])

@@ -9,9 +9,8 @@ of ranks loads on any other.
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
-from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +20,8 @@ from torch import Tensor, nn
 from ringmoe.distributed.engine_file import EngineConfig, check_engine_file, read_engine_file
 from ringmoe.distributed.launch import device_type
 from ringmoe.distributed.topology import Topology
-from ringmoe.errors import CheckpointError, ConfigError
+from ringmoe.distributed.training_engine import MOMENTS, ParameterGroups, by_parameter, check_groups, checked
+from ringmoe.errors import ConfigError
 from ringmoe.naming import Entry, canonical_entries
 
 # DeepSpeed would guess the device, and warn that it did
@@ -40,7 +40,6 @@ from deepspeed.utils import (
 )
 
 DEEPSPEED_VERSION = "0.19.8"
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ExpertParallelRanks(Protocol):
@@ -121,7 +120,7 @@ class Engine:
             shared={name: size for name, size in sizes.items() if name not in experts},
             experts={name: size for name, size in sizes.items() if name in experts},
         )
-        for parameter, slices in _by_parameter(entries):
+        for parameter, slices in by_parameter(entries):
             whole = {"weight": safe_get_full_fp32_param(parameter)}
             whole |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
             for entry in slices:
@@ -142,8 +141,8 @@ class Engine:
         for state in self._inner.basic_optimizer.state.values():
             state["step"].fill_(step)
         with torch.no_grad():
-            for parameter, slices in _by_parameter(canonical_entries(self.model)):
-                saved = [_checked(getter(entry.name), entry) for entry in slices]
+            for parameter, slices in by_parameter(canonical_entries(self.model)):
+                saved = [checked(getter(entry.name), entry) for entry in slices]
                 stacked = slices[0].index is not None
                 for kind in ("weight", *MOMENTS):
                     parts = [state[kind].to(parameter.device, torch.float32) for state in saved]
@@ -164,7 +163,7 @@ class Engine:
 
 def build_engine(
     model: nn.Module,
-    param_groups: Sequence[Mapping[str, Any]],
+    param_groups: ParameterGroups,
     parallel: ExpertParallelRanks,
     config: EngineConfig,
 ) -> Engine:
@@ -187,7 +186,7 @@ def build_engine(
         )
     topology = Topology(dist.get_world_size(), parallel.size)
     settings = check_engine_file(read_engine_file(config.file), config, topology.world)
-    _check_groups(model, param_groups)
+    check_groups(model, param_groups)
     optimizer_groups = [{**group, "params": list(group["params"])} for group in param_groups]
     root = model
     if parallel.size > 1:
@@ -268,41 +267,6 @@ def _create_moments(inner: Any) -> None:
     inner.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _check_groups(model: nn.Module, param_groups: Iterable[Mapping[str, Any]]) -> None:
-    """Every parameter must be trained, by one group: a missing one would have no state to save."""
-    times: dict[nn.Parameter, int] = {}
-    for group in param_groups:
-        for parameter in group["params"]:
-            times[parameter] = times.get(parameter, 0) + 1
-    for path, parameter in model.named_parameters():
-        if times.pop(parameter, 0) != 1 or not parameter.requires_grad:
-            raise ConfigError(f"parameter {path} must require a gradient and be in one parameter group")
-    if times:
-        raise ConfigError(f"the parameter groups hold {len(times)} parameters that are not the model's")
-
-
-def _by_parameter(entries: Iterable[Entry]) -> Iterator[tuple[nn.Parameter, list[Entry]]]:
-    """Entries grouped by the local parameter that holds them."""
-    for _, slices in groupby(entries, key=lambda entry: entry.path):
-        listed = list(slices)
-        yield listed[0].parameter, listed
-
-
 def _part(value: Tensor, entry: Entry) -> Tensor:
     """One entry's values on the CPU; a copy of its slice, which does not keep the whole stack in memory."""
     return value.cpu() if entry.index is None else value[entry.index].to("cpu", copy=True)
-
-
-def _checked(state: Mapping[str, Tensor], entry: Entry) -> Mapping[str, Tensor]:
-    for kind in ("weight", *MOMENTS):
-        if kind not in state:
-            raise CheckpointError(
-                f"{entry.name}: no {kind} in the checkpoint; a released model has none, so that a run can start from "
-                "it but not continue it"
-            )
-        if state[kind].shape != entry.tensor.shape:
-            raise CheckpointError(
-                f"{entry.name}: {kind} has shape {tuple(state[kind].shape)} in the checkpoint, "
-                f"{tuple(entry.tensor.shape)} in the model; is it a checkpoint of another model?"
-            )
-    return state

@@ -1,6 +1,7 @@
 """From the settings of a run to a trainer that is ready to go."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -8,10 +9,10 @@ from torch import nn
 
 from ringmoe.clock import clock_of
 from ringmoe.data.loader import Loader
-from ringmoe.distributed.engine import Engine, build_engine
 from ringmoe.distributed.launch import World
-from ringmoe.distributed.recompute import recompute_blocks
+from ringmoe.distributed.lean import LEAN, LeanEngine
 from ringmoe.distributed.topology import Topology
+from ringmoe.distributed.training_engine import TrainingEngine
 from ringmoe.layers.init import initialise
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.moe.experts import recompute_hidden
@@ -33,6 +34,8 @@ from ringmoe.train.optim import decay_of_parameters
 from ringmoe.train.run import RunConfig
 from ringmoe.train.trainer import Trainer
 
+_TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
 
 def build_trainer(config: RunConfig, world: World) -> Trainer:
     """Model with its first weights, engine, data and callbacks. Collective.
@@ -49,22 +52,37 @@ def build_trainer(config: RunConfig, world: World) -> Trainer:
     return Trainer(config, world, model, engine, loader, list(_callbacks(config, world, loader)))
 
 
-def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, Engine]:
+def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, TrainingEngine]:
     """The model with its first weights, in the hands of the engine. Collective.
 
     Raises:
         ConfigError: See ``build_engine``.
     """
-    topology = Topology(world.size, config.parallel.expert_parallel)
-    parallel = ExpertParallel(topology.expert_parallel, topology.ep_rank(world.rank), clock=clock_of(world.device))
-    model = RingMoE(config.model, parallel)
+    model = _build_model(config, world)
     initialise(model, config.seed)
     if config.parallel.recompute == "experts":
         recompute_hidden(model)
     elif config.parallel.recompute == "blocks":
+        from ringmoe.distributed.recompute import recompute_blocks  # fairscale, which only this asks for
+
         recompute_blocks(model, [f"blocks.{block}" for block in range(config.model.num_blocks)])
     groups = parameter_groups(model, config.optimiser.weight_decay)
-    return model, build_engine(model, groups, parallel, config.engine_config())
+    if config.parallel.engine == LEAN:
+        return model, LeanEngine(model, groups, config.engine_config(), seed=config.seed)
+    from ringmoe.distributed.engine import build_engine  # DeepSpeed, likewise
+
+    return model, build_engine(model, groups, model.parallel, config.engine_config())
+
+
+def _build_model(config: RunConfig, world: World) -> RingMoE:
+    """The model with empty parameters: in fp32 on the host, as DeepSpeed takes it, or as the lean engine trains it."""
+    topology = Topology(world.size, config.parallel.expert_parallel)
+    parallel = ExpertParallel(topology.expert_parallel, topology.ep_rank(world.rank), clock=clock_of(world.device))
+    lean = config.parallel.engine == LEAN
+    with torch.device("meta") if lean else nullcontext():
+        model = RingMoE(config.model, parallel)
+    # the host never holds more of it than the tensor whose first values are drawn
+    return model.to(_TYPES[config.parallel.dtype]).to_empty(device=world.device) if lean else model
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -90,7 +108,7 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
         images_per_step=images,
         tokens_per_step=images * config.model.map_size(0) ** 2,
         flops_per_step=config.model.training_flops(loader.images_per_step),
-        dtype=torch.bfloat16 if config.parallel.dtype == "bf16" else torch.float32,
+        dtype=_TYPES[config.parallel.dtype],
     )
     yield Memory()
     yield ExpertLoad(every.pictures, config.model, pictures, expert_parallel=config.parallel.expert_parallel)

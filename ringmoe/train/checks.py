@@ -7,6 +7,7 @@ from itertools import product
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.mixing import images_per_micro_batch
 from ringmoe.distributed.engine_file import check_engine_file, read_engine_file
+from ringmoe.distributed.lean import LEAN, check_lean
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError, RingMoEError
 from ringmoe.train.loaders import train_loader, whole_tiles_loader
@@ -58,7 +59,10 @@ def _experts(config: RunConfig, world: int) -> None:
 
 
 def _engine(config: RunConfig, world: int) -> None:
-    check_engine_file(read_engine_file(config.parallel.engine), config.engine_config(), world)
+    if config.parallel.engine == LEAN:
+        check_lean(world, config.parallel.expert_parallel)
+    else:
+        check_engine_file(read_engine_file(config.parallel.engine), config.engine_config(), world)
 
 
 def _batch(config: RunConfig, world: int) -> None:

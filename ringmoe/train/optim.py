@@ -26,7 +26,8 @@ class OptimiserConfig:
         weight_decay: Decoupled weight decay of matrices (App. B.3); see ``decays``.
         betas: Decay of the running mean and of the running square of the gradient.
         eps: Added to the root of the running square.
-        clip: Global gradient norm above which gradients are scaled down; 0 switches clipping off.
+        clip: Global gradient norm above which gradients are scaled down; 0 switches clipping off, with which the lean
+            engine need not hold all gradients until their norm is known.
     """
 
     lr: float = 2e-4

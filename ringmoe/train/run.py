@@ -18,8 +18,11 @@ class ParallelConfig:
 
     Attributes:
         expert_parallel: Ranks that share the experts: 1, 2 or 4, a divisor of the world and of every expert family.
-        engine: Engine file: its path, or the name of one in ``ds_configs``.
-        dtype: Type of weights and activations; master weights, gates, norms and losses are fp32 in either case.
+        engine: Engine file of DeepSpeed: its path, or the name of one in ``ds_configs``. Or ``lean``: one device and no
+            DeepSpeed, weights without masters, moments in eight bits; what its gradients take follows from
+            ``optimiser.clip`` and ``batch.accumulation``, see ``ringmoe.distributed.lean``.
+        dtype: Type of weights and activations; gates, norms and losses are fp32 in either case, and so are DeepSpeed's
+            master weights.
         recompute: What the backward pass computes again instead of finding it kept: nothing, the hidden values of the
             experts (most of the memory, a sixth of their time), or all activations inside the blocks.
     """

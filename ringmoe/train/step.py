@@ -9,7 +9,7 @@ from torch import Tensor
 from ringmoe.batch import Batch
 from ringmoe.clock import Clock
 from ringmoe.distributed.collectives import Reduction
-from ringmoe.distributed.engine import Engine
+from ringmoe.distributed.training_engine import TrainingEngine
 from ringmoe.models.ringmoe.model import Output
 from ringmoe.train.metrics import Metrics
 
@@ -29,7 +29,7 @@ class MicroBatch(NamedTuple):
 
 
 def train_step(
-    engine: Engine, batches: Iterable[Batch], metrics: Metrics, device: torch.device, clock: Clock
+    engine: TrainingEngine, batches: Iterable[Batch], metrics: Metrics, device: torch.device, clock: Clock
 ) -> list[MicroBatch]:
     """Takes one optimiser step; it reads no number back from the device.
 

@@ -12,8 +12,8 @@ from ringmoe.checkpoint.save import save_checkpoint
 from ringmoe.checkpoint.state import TrainerState
 from ringmoe.config import to_dict, to_yaml
 from ringmoe.data.loader import Loader
-from ringmoe.distributed.engine import Engine
 from ringmoe.distributed.launch import World
+from ringmoe.distributed.training_engine import TrainingEngine
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.contract import contract_of, fingerprint_of
@@ -46,7 +46,7 @@ class Trainer:
         config: RunConfig,
         world: World,
         model: RingMoE,
-        engine: Engine,
+        engine: TrainingEngine,
         loader: Loader,
         callbacks: Sequence[Callback],
     ) -> None:
