@@ -19,7 +19,7 @@ from ringmoe.train.optim import decays
 from ringmoe.train.presets import preset
 from ringmoe.train.run import RunConfig
 
-_ENGINES = ("zero1", "zero2", "offload")
+_ENGINES = ("zero1", "zero2", "offload", "lean")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +32,17 @@ class PlanConfig:
         modalities: YAML file that declares further modalities.
         cluster: h200, h100, a100, or a YAML file that describes a cluster.
         devices: Numbers of devices to plan for.
-        engine: Engine file.
+        engine: Engine file, or lean.
         expert_parallel: Ranks that share the experts.
         micro_batch: Images of one rank's micro-batch.
         accumulation: Micro-batches of a step.
         dtype: Type of weights and activations.
         recompute: What the backward pass computes again.
+        clip: Gradient norm to clip by, or 0: then the lean engine releases gradients as they come.
         total: Images of a step on all ranks: without --search the accumulation follows from it.
         search: Propose the fastest settings that fit, over expert-parallel sizes, engines, recomputation and
             micro-batches, at the same images of a step.
-        engines: Engine files that the search chooses from.
+        engines: Engines that the search chooses from; lean is for one device only.
         show: Settings that the search lists for each number of devices.
         json: Print machine-readable JSON: bytes and seconds.
     """
@@ -57,6 +58,7 @@ class PlanConfig:
     accumulation: int | None = None
     dtype: Literal["bf16", "fp32"] | None = None
     recompute: Recompute | None = None
+    clip: float | None = None
     total: int | None = None
     search: bool = False
     engines: tuple[str, ...] = _ENGINES
@@ -80,7 +82,7 @@ def run(config: PlanConfig) -> None:
         ConfigError: Settings contradict each other, or nothing fits.
     """
     base, cluster = _run(config), find_cluster(config.cluster)
-    work = Workload(base.model, base.parallel.dtype, base.data.weights, decays)
+    work = Workload(base.model, base.parallel.dtype, base.data.weights, decays, clips=base.optimiser.clip > 0)
     found = [
         _search(config, base, work, cluster, devices)
         if config.search
@@ -123,6 +125,7 @@ def _run(config: PlanConfig) -> RunConfig:
         },
         "batch": {"accumulation": config.accumulation, "total": config.total},
         "data": {"micro_batch": config.micro_batch},
+        "optimiser": {"clip": config.clip},
     }
     given = {
         section: {name: value for name, value in values.items() if value is not None}
@@ -149,6 +152,7 @@ def _setting(run: RunConfig, devices: int) -> Setting:
         recompute=run.parallel.recompute,
         images=split_images(run.model, run.data.micro_batch, run.data.weights),
         accumulation=accumulation,
+        clips=run.optimiser.clip > 0,
     )
 
 

@@ -32,7 +32,8 @@ class Memory:
         weights: Flat buffers in the run's type.
         gradients: The most that a backward pass holds of gradients, made and averaged.
         step_gradients: Gradients between the last backward pass and the step.
-        optimiser: Masters, moments and step counters.
+        optimiser: Masters, moments and step counters; of the lean engine the codes of the moments.
+        scales: The scales of these codes.
         activations: What autograd keeps of a micro-batch, as the setting has it.
         activations_kept: The same with nothing recomputed.
         activations_experts: The same with the experts' hidden values recomputed.
@@ -41,7 +42,8 @@ class Memory:
         workspace: Short-lived tensors of the backward pass and the pixels of a micro-batch, an estimate.
         step_workspace: Short-lived tensors of the optimiser's step.
         host: What lies in the host's memory for this rank.
-        host_start: The model in fp32, which is built on the host before the engine takes it.
+        host_start: The model in fp32, which is built on the host before the engine takes it; the lean engine has one
+            tensor at a time there.
     """
 
     weights: int
@@ -57,17 +59,18 @@ class Memory:
     step_workspace: int
     host: int
     host_start: int
+    scales: int = 0
 
     @property
     def backward(self) -> int:
         """The most that a backward pass needs: all its kinds as if their largest moments were one."""
-        held = self.weights + self.optimiser
+        held = self.weights + self.optimiser + self.scales
         return held + self.gradients + self.activations + self.buckets + self.workspace
 
     @property
     def step(self) -> int:
         """The most that the optimiser's step needs."""
-        return self.weights + self.optimiser + self.step_gradients + self.step_workspace
+        return self.weights + self.optimiser + self.scales + self.step_gradients + self.step_workspace
 
     @property
     def host_peak(self) -> int:
@@ -112,7 +115,7 @@ def memory_of(model: RingMoEConfig, setting: Setting, buffers: Sequence[FlatBuff
         activations_experts=kept.total("experts"),
         activations_blocks=kept.total("blocks"),
         buckets=buckets,
-        workspace=_workspace(model, setting, kept),
+        workspace=workspace(model, setting, kept),
         step_workspace=step_workspace(setting, buffers),
         host=host_state,
         host_start=sum(buffer.numel for buffer in buffers) * FLOAT32,
@@ -229,7 +232,7 @@ def _buffered_copies(buffers: Sequence[FlatBuffer]) -> int:
     return largest
 
 
-def _workspace(model: RingMoEConfig, setting: Setting, kept: Activations) -> int:
+def workspace(model: RingMoEConfig, setting: Setting, kept: Activations) -> int:
     """Short-lived gradients of one block, and the pixels of a micro-batch with their masks."""
     values = sum(num * modality.get(key).num_channels for key, num in setting.images.items())
     return kept.transient + (values * FLOAT32 + setting.micro_batch) * model.image_size**2

@@ -5,6 +5,7 @@ of it to optimise. How it does so decides every byte of weights, gradients and o
 """
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,12 +27,16 @@ class LocalParameter:
     """A parameter as one rank holds it.
 
     Attributes:
+        module: Path of the module that owns it.
         numel: Elements on this rank.
+        tensors: Globally named tensors in it, of equal size: more than one in a stack of experts.
         decays: Whether weight decay acts on it.
         spread: Whether other expert-parallel ranks hold other experts in its place.
     """
 
+    module: str
     numel: int
+    tensors: int
     decays: bool
     spread: bool
 
@@ -49,11 +54,17 @@ def local_parameters(
     """
     with torch.device("meta"):
         module = build_model(model, ExpertParallel(expert_parallel))
+    entries = list(canonical_entries(module))
+    tensors = Counter(entry.path for entry in entries)
     found = {
         entry.path: LocalParameter(
-            entry.parameter.numel(), decays(entry.name), entry.index is not None and expert_parallel > 1
+            module=entry.path.rpartition(".")[0],
+            numel=entry.parameter.numel(),
+            tensors=tensors[entry.path],
+            decays=decays(entry.name),
+            spread=entry.index is not None and expert_parallel > 1,
         )
-        for entry in canonical_entries(module)
+        for entry in entries
     }
     return tuple(found.values())
 

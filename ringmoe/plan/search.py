@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from itertools import product
 from typing import get_args
 
+from ringmoe.distributed.lean import check_lean
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.moe.config import Recompute
 from ringmoe.plan.cluster import GB, Cluster, Dtype
 from ringmoe.plan.exchange import Collective, collectives
+from ringmoe.plan.lean import lean_memory
 from ringmoe.plan.memory import Memory, memory_of
 from ringmoe.plan.parameters import flat_buffers, local_parameters
-from ringmoe.plan.setting import EngineFile, Setting, check_experts, split_images
+from ringmoe.plan.setting import EngineFile, Setting, check_experts, check_ranks, split_images
 from ringmoe.plan.timing import StepTime, step_time
 
 
@@ -26,12 +28,14 @@ class Workload:
         dtype: Type of weights and activations.
         weights: Share of each modality in a micro-batch; empty for equal shares.
         decays: Whether weight decay acts on the tensor of a global name.
+        clips: Whether gradients are clipped.
     """
 
     model: RingMoEConfig
     dtype: Dtype
     weights: Mapping[str, float]
     decays: Callable[[str], bool]
+    clips: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,13 @@ def plan(work: Workload, setting: Setting, cluster: Cluster) -> Plan:
     """What a setting needs and how long its steps take.
 
     Raises:
-        ConfigError: The experts cannot be spread over so many ranks.
+        ConfigError: The experts, or the engine, cannot be spread over so many ranks.
     """
-    check_experts(work.model, setting.devices, setting.expert_parallel)
+    check_ranks(work.model, setting)
     parameters = local_parameters(work.model, setting.expert_parallel, work.decays)
     buffers = flat_buffers(parameters, setting.devices, setting.expert_parallel)
-    memory = memory_of(work.model, setting, buffers)
+    lean = setting.engine.lean
+    memory = lean_memory(work.model, setting, parameters) if lean else memory_of(work.model, setting, buffers)
     exchange = collectives(work.model, setting, buffers)
     time = step_time(work.model, setting, cluster, buffers, memory, exchange)
     fits = memory.peak <= cluster.usable_bytes and memory.host_peak <= cluster.usable_host_bytes(setting.devices)
@@ -77,12 +82,15 @@ def search(work: Workload, cluster: Cluster, *, devices: int, total: int, engine
         cluster: On what.
         devices: Ranks.
         total: Images of a step on all ranks, which no setting changes.
-        engines: Engine files to choose from.
+        engines: Engines to choose from; the lean one is left out where there are several devices.
 
     Raises:
         ConfigError: The images cannot be shared out, or no setting fits; the message says what is short and what helps.
     """
-    plans = [plan(work, setting, cluster) for setting in _candidates(work, devices, total, engines)]
+    fitting_engines = [engine for engine in engines if devices == 1 or not engine.lean]
+    if not fitting_engines:
+        check_lean(devices, 1)
+    plans = [plan(work, setting, cluster) for setting in _candidates(work, devices, total, fitting_engines)]
     if not plans:
         least = len(work.model.modalities)
         raise ConfigError(
@@ -97,7 +105,8 @@ def search(work: Workload, cluster: Cluster, *, devices: int, total: int, engine
 
 # what most of a device's memory is taken by -> what helps
 _REMEDIES = {
-    "optimiser state": "more devices share it, and the engine file offload keeps it on the host",
+    "optimiser state": "more devices share it, the engine file offload keeps it on the host, and on one device the "
+    "engine lean has a sixth of it",
     "gradients": "ZeRO stage 2 keeps an averaged share of them only, and a larger expert-parallel size makes fewer",
     "activations": "recompute them, or take a smaller micro-batch or image_size",
     "weights": "with a larger expert-parallel size a device holds fewer experts; else take a smaller model",
@@ -118,7 +127,7 @@ def shortage(found: Plan, cluster: Cluster) -> str:
             "a node, a larger expert-parallel size, or keep the optimiser on the devices"
         )
     kinds = {
-        "optimiser state": memory.optimiser,
+        "optimiser state": memory.optimiser + memory.scales,
         "gradients": memory.gradients,
         "activations": memory.activations + memory.workspace,
         "weights": memory.weights,
@@ -144,6 +153,7 @@ def _candidates(work: Workload, devices: int, total: int, engines: Iterable[Engi
             recompute=recompute,
             images=split_images(work.model, micro_batch, work.weights),
             accumulation=accumulation,
+            clips=work.clips,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ringmoe.data.mixing import images_per_micro_batch
 from ringmoe.distributed.engine_file import EngineConfig, check_engine_file, read_engine_file
+from ringmoe.distributed.lean import LEAN, check_lean
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
@@ -28,11 +29,11 @@ _COUNTED: Mapping[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFile:
-    """What an engine file says of memory.
+    """What an engine says of memory: that of a file, or the lean one, which has none.
 
     Attributes:
         name: As it was asked for.
-        stage: ZeRO stage, 1 or 2.
+        stage: ZeRO stage, 1 or 2; 0 of the lean engine.
         offload: Whether the optimiser's state is in the host's memory.
         reduce_bucket: Elements of the buffer that gradients are reduced in.
     """
@@ -42,13 +43,20 @@ class EngineFile:
     offload: bool = False
     reduce_bucket: int = _ENGINE_BUCKET
 
+    @property
+    def lean(self) -> bool:
+        """Whether it is the lean engine, for one device."""
+        return self.name == LEAN
+
     @classmethod
     def read(cls, name: str, dtype: Dtype = "bf16") -> "EngineFile":
-        """Reads a file of ``ds_configs`` or any other.
+        """Reads a file of ``ds_configs`` or any other; ``lean`` needs none.
 
         Raises:
             ConfigError: No such file, one that no run could use, or one with settings that are not counted here.
         """
+        if name == LEAN:
+            return cls(name=name, stage=0)
         values = read_engine_file(name)
         section = check_engine_file(values, EngineConfig(file=name, dtype=dtype), 1)["zero_optimization"]
         for setting, counted in _COUNTED.items():
@@ -81,6 +89,7 @@ class Setting:
         recompute: What the backward pass computes again.
         images: Images of each modality in a micro-batch of one rank.
         accumulation: Micro-batches of a step.
+        clips: Whether gradients are clipped, until which the lean engine must hold them all.
     """
 
     devices: int
@@ -90,6 +99,7 @@ class Setting:
     recompute: Recompute
     images: Mapping[str, int]
     accumulation: int
+    clips: bool = True
 
     @property
     def micro_batch(self) -> int:
@@ -115,6 +125,17 @@ class Setting:
         """In words, for tables and messages."""
         words = f"EP {self.expert_parallel}, {self.engine.name}, micro-batch {self.micro_batch} x {self.accumulation}"
         return f"{words}, {self.recompute} recomputed"
+
+
+def check_ranks(model: RingMoEConfig, setting: Setting) -> None:
+    """Checks that engine and experts of a model can be spread over a setting's ranks.
+
+    Raises:
+        ConfigError: They cannot; the message says what can be done.
+    """
+    check_experts(model, setting.devices, setting.expert_parallel)
+    if setting.engine.lean:
+        check_lean(setting.devices, setting.expert_parallel)
 
 
 def check_experts(model: RingMoEConfig, devices: int, expert_parallel: int) -> None:

@@ -33,6 +33,7 @@ def detail_table(plan: Plan, cluster: Cluster) -> Table:
         "gradients": memory.gradients,
         "gradients, until the step": memory.step_gradients,
         "optimiser": memory.optimiser,
+        "scales of the moments": memory.scales,
         "activations, all kept": memory.activations_kept,
         "activations, experts recomputed": memory.activations_experts,
         "activations, blocks recomputed": memory.activations_blocks,
@@ -44,6 +45,8 @@ def detail_table(plan: Plan, cluster: Cluster) -> Table:
     }
     used = "all kept" if setting.recompute == "nothing" else f"{setting.recompute} recomputed"
     for name, num_bytes in rows.items():
+        if name.startswith("scales") and not num_bytes:
+            continue
         unused = name.startswith("activations, ") and not name.endswith(used)
         table.add_row(name, f"({_size(num_bytes)})" if unused else _size(num_bytes))
     for name, peak, usable in (
@@ -79,7 +82,7 @@ def overview_table(plans: Sequence[Plan], cluster: Cluster, *, title: str) -> Ta
         table.add_column(heading, justify="left" if heading in ("engine", "batch") else "right", no_wrap=True)
     for plan in plans:
         setting, memory, time = plan.setting, plan.memory, plan.time
-        kinds = (memory.weights, memory.gradients, memory.optimiser)
+        kinds = (memory.weights, memory.gradients, memory.optimiser + memory.scales)
         table.add_row(
             str(setting.devices),
             str(setting.expert_parallel),

@@ -27,6 +27,8 @@ _MOVES_OF_WEIGHT: dict[Recompute, float] = {"nothing": 3, "experts": 3.5, "block
 _WORK: dict[Recompute, float] = {"nothing": 1, "experts": 7 / 6, "blocks": 4 / 3}
 # AdamW reads gradient, master and moments and writes master and moments, all in fp32
 _MOVES_OF_STATE = 7
+# the lean engine reads gradient and weight and writes the weight, and reads and writes two moments of a byte each
+_MOVES_OF_LEAN_WEIGHT, _BYTES_OF_LEAN_MOMENTS = 3, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,9 @@ def _seconds(exchange: Sequence[Collective], cluster: Cluster, operation: str) -
 
 def _optimiser(setting: Setting, cluster: Cluster, buffers: Sequence[FlatBuffer]) -> float:
     part = sum(buffer.part for buffer in buffers)
+    if setting.engine.lean:
+        moved = _MOVES_OF_LEAN_WEIGHT * setting.item_bytes + _BYTES_OF_LEAN_MOMENTS
+        return part * moved / _rate(cluster, cluster.memory_gb_s)
     if not setting.engine.offload:
         return part * _MOVES_OF_STATE * FLOAT32 / _rate(cluster, cluster.memory_gb_s)
     link = part * 2 * setting.item_bytes / _rate(cluster, cluster.host_gb_s)  # gradients there, weights back

@@ -40,7 +40,8 @@ def test_parts_are_equal_and_gradients_are_of_whole_parameters(sizes, ranks):
 
 def test_experts_are_grouped_as_deepspeed_limits_them():
     sizes = [100_000_000, 78_956_971, 1, 200_000_000, 5]
-    parameters = (*(LocalParameter(size, True, True) for size in sizes), LocalParameter(9, False, False))
+    experts = (LocalParameter("experts", size, 1, decays=True, spread=True) for size in sizes)
+    parameters = (*experts, LocalParameter("norm", 9, 1, decays=False, spread=False))
     buffers = flat_buffers(parameters, 8, 4)
     assert [buffer.sizes for buffer in buffers] == [(9,), (100_000_000, 78_956_971), (1,), (200_000_000,), (5,)]
     assert [(buffer.ranks, buffer.spread) for buffer in buffers] == [(8, False)] + [(2, True)] * 4
