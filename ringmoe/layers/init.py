@@ -8,13 +8,14 @@ attention masks) are computed on demand, so a model that was built on the meta d
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ringmoe.counter import key
-from ringmoe.naming import canonical_entries
+from ringmoe.naming import Entry, canonical_entries
 
 Kind = Literal["weight", "zeros", "ones", "log10"]
 
@@ -45,11 +46,16 @@ def initialise(model: nn.Module, seed: int) -> None:
     Raises:
         TypeError: A module does not say how one of its parameters starts (a fault of the module).
     """
-    for entry in canonical_entries(model):
+
+    def fill(entry: Entry) -> None:
         path, _, attribute = entry.path.rpartition(".")
         kind = _kind(model.get_submodule(path), attribute, entry.name)
         generator = torch.Generator().manual_seed(key("first weight", seed, entry.name))
         entry.tensor.copy_(_DRAW[kind](torch.empty(entry.tensor.shape), generator))
+
+    # one thread alone would draw for a minute and a half for the largest preset
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, canonical_entries(model)))
 
 
 def _kind(owner: nn.Module, attribute: str, name: str) -> Kind:
