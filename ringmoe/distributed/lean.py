@@ -240,7 +240,8 @@ class LeanEngine:
         self._square, self._factor = self._scalar(0.0), self._scalar(1.0)
 
     def _scalar(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float32, device=self._device)
+        # filled on the device: a number that is copied there would wait for all that is under way
+        return torch.full((), value, dtype=torch.float32, device=self._device)
 
     def _take_gradient(self, parameter: Tensor) -> None:
         """Called by autograd when a parameter's gradient of a micro-batch is complete."""

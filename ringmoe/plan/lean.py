@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ringmoe.distributed.eight_bits import BLOCK
 from ringmoe.distributed.lean import SLICE
+from ringmoe.layers.init import DRAWN_AT_ONCE
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.plan.activations import FLOAT32, activations
 from ringmoe.plan.memory import Memory, workspace
@@ -46,7 +47,7 @@ def lean_memory(model: RingMoEConfig, setting: Setting, parameters: Sequence[Loc
         workspace=workspace(model, setting, kept) + (0 if held else stepping),
         step_workspace=stepping,
         host=0,
-        host_start=largest * FLOAT32,
+        host_start=DRAWN_AT_ONCE * largest * FLOAT32,
     )
 
 

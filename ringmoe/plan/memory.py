@@ -42,8 +42,8 @@ class Memory:
         workspace: Short-lived tensors of the backward pass and the pixels of a micro-batch, an estimate.
         step_workspace: Short-lived tensors of the optimiser's step.
         host: What lies in the host's memory for this rank.
-        host_start: The model in fp32, which is built on the host before the engine takes it; the lean engine has one
-            tensor at a time there.
+        host_start: The model in fp32, which is built on the host before the engine takes it; the lean engine has a
+            few tensors at a time there.
     """
 
     weights: int

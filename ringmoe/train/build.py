@@ -81,7 +81,7 @@ def _build_model(config: RunConfig, world: World) -> RingMoE:
     lean = config.parallel.engine == LEAN
     with torch.device("meta") if lean else nullcontext():
         model = RingMoE(config.model, parallel)
-    # the host never holds more of it than the tensor whose first values are drawn
+    # the host never holds more of it than the tensors whose first values are being drawn
     return model.to(_TYPES[config.parallel.dtype]).to_empty(device=world.device) if lean else model
 
 
