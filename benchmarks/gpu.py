@@ -31,8 +31,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ringmoe.clock import clock_of
+from ringmoe.distributed.engine_file import LEAN
 from ringmoe.distributed.launch import World, start, stop
-from ringmoe.distributed.lean import LEAN
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.models.ringmoe.presets import ringmoe_6b, ringmoe_14b

@@ -41,10 +41,9 @@ class Code:
         return torch.int8 if self.signed else torch.uint8
 
     def level(self, code: Tensor) -> Tensor:
-        """Magnitude of each code as a share of the scale, fp32."""
-        magnitude = code.abs() if self.signed else code
-        powers = torch.exp2((magnitude.float() - self.top) * (self.octaves / (self.top - 1)))
-        return torch.where(magnitude == 0, 0.0, powers)
+        """Magnitude of each code (fp32, without its sign) as a share of the scale."""
+        octave = (F.threshold(code, 0.5, -torch.inf) - self.top) * (self.octaves / (self.top - 1))
+        return octave.exp2()  # of -inf, which stands for the code 0: 0
 
 
 # a level is 9 % above the one below: magnitudes over 5 decades, with a sign
@@ -77,10 +76,8 @@ class Encoded(NamedTuple):
 
 def decode(encoded: Encoded, code: Code) -> Tensor:
     """The numbers that codes stand for; (N,) fp32."""
-    codes_BZ = _blocks(encoded.codes_N)
-    x_BZ = code.level(codes_BZ) * encoded.scales_B[:, None]
-    if code.signed:
-        x_BZ = torch.where(codes_BZ < 0, -x_BZ, x_BZ)
+    codes_BZ = _blocks(encoded.codes_N).float()
+    x_BZ = (code.level(codes_BZ.abs()) * encoded.scales_B[:, None]).copysign(codes_BZ)
     return x_BZ.flatten()[: len(encoded.codes_N)]
 
 
@@ -107,9 +104,7 @@ def encode(x_N: Tensor, code: Code, random_N: Tensor | None = None) -> Encoded:
         low_BZ, high_BZ = code.level(below_BZ), code.level(below_BZ + 1)
         chance_BZ = (share_BZ - low_BZ) / (high_BZ - low_BZ)
         codes_BZ = below_BZ + (uniform(_blocks(random_N)) < chance_BZ)
-    if code.signed:
-        codes_BZ = torch.where(x_BZ < 0, -codes_BZ, codes_BZ)
-    return Encoded(codes_BZ.flatten()[: len(x_N)].to(code.dtype), scales_B)
+    return Encoded(codes_BZ.copysign(x_BZ).flatten()[: len(x_N)].to(code.dtype), scales_B)
 
 
 def to_bfloat16(x_N: Tensor, random_N: Tensor) -> Tensor:
@@ -131,4 +126,5 @@ def uniform(random: Tensor) -> Tensor:
 
 def _blocks(x_N: Tensor) -> Tensor:
     """(B, Z), the last block filled up with zeros."""
-    return F.pad(x_N, (0, -len(x_N) % BLOCK)).view(-1, BLOCK)
+    missing = -len(x_N) % BLOCK
+    return (F.pad(x_N, (0, missing)) if missing else x_N).view(-1, BLOCK)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ringmoe.errors import ConfigError
 
+LEAN = "lean"  # where an engine is chosen: the one that has no file (``ringmoe.distributed.lean``)
 FOLDER = Path(__file__).resolve().parents[2] / "ds_configs"
 
 # what a file may hold; the engine would ignore a misspelt one in silence
@@ -90,7 +91,9 @@ def read_engine_file(file: str) -> dict[str, Any]:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         names = ", ".join(sorted(path.stem for path in FOLDER.glob("*.json")))
-        raise ConfigError(f"no engine file {file!r}: give the path of a JSON file, or one of {names}")
+        raise ConfigError(
+            f"no engine file {file!r}: give the path of a JSON file, or one of {names}; or {LEAN}, without a file"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -37,7 +37,6 @@ from ringmoe.naming import Entry, canonical_entries
 
 # N numbers of a slice or of a tensor
 
-LEAN = "lean"  # what it is called where an engine is chosen
 SLICE = 1 << 22  # numbers that are stepped at once, whole blocks; their temporaries are what a step needs of workspace
 
 Moment = Tensor | Encoded
@@ -312,14 +311,15 @@ def _updated(
     random_N = counter.mix(torch.arange(len(weight_N), device=weight_N.device) + start, key)
     slope_N = gradient_N.float() * rates.factor
     second_N = beta2 * _read(second, SECOND_MOMENT) + (1 - beta2) * slope_N * slope_N
+    root_N = second_N.sqrt()
     first_N = beta1 * _read(first, FIRST_MOMENT) + (1 - beta1) * slope_N
     if beta1 * beta1 < beta2:
         # exact moments obey this bound (Cauchy-Schwarz); after rounding, a second moment may be too small for its first
         bound = (1 - beta1) / ((1 - beta2) * (1 - beta1 * beta1 / beta2)) ** 0.5
-        most_N = bound * second_N.sqrt()
-        first_N = torch.minimum(torch.maximum(first_N, -most_N), most_N)
+        most_N = bound * root_N
+        first_N = first_N.clamp(-most_N, most_N)
     old_N = weight_N.float()
-    new_N = old_N - (rates.decay * old_N + rates.step * first_N / (second_N.sqrt() / rates.root + eps))
+    new_N = old_N - (rates.decay * old_N + rates.step * first_N / (root_N / rates.root + eps))
     return (
         to_bfloat16(new_N, random_N) if weight_N.dtype == torch.bfloat16 else new_N,
         first_N if isinstance(first, Tensor) else encode(first_N, FIRST_MOMENT, random_N >> 16),

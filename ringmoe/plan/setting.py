@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringmoe.data.mixing import images_per_micro_batch
-from ringmoe.distributed.engine_file import EngineConfig, check_engine_file, read_engine_file
-from ringmoe.distributed.lean import LEAN, check_lean
+from ringmoe.distributed.engine_file import LEAN, EngineConfig, check_engine_file, read_engine_file
+from ringmoe.distributed.lean import check_lean
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig

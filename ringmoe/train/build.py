@@ -9,8 +9,9 @@ from torch import nn
 
 from ringmoe.clock import clock_of
 from ringmoe.data.loader import Loader
+from ringmoe.distributed.engine_file import LEAN
 from ringmoe.distributed.launch import World
-from ringmoe.distributed.lean import LEAN, LeanEngine
+from ringmoe.distributed.lean import LeanEngine
 from ringmoe.distributed.topology import Topology
 from ringmoe.distributed.training_engine import TrainingEngine
 from ringmoe.layers.init import initialise

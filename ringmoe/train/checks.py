@@ -6,8 +6,8 @@ from itertools import product
 
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.mixing import images_per_micro_batch
-from ringmoe.distributed.engine_file import check_engine_file, read_engine_file
-from ringmoe.distributed.lean import LEAN, check_lean
+from ringmoe.distributed.engine_file import LEAN, check_engine_file, read_engine_file
+from ringmoe.distributed.lean import check_lean
 from ringmoe.distributed.topology import Topology
 from ringmoe.errors import ConfigError, RingMoEError
 from ringmoe.train.loaders import train_loader, whole_tiles_loader

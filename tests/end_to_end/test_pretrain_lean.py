@@ -70,6 +70,18 @@ def test_a_run_that_is_continued_equals_one_that_was_not_stopped(options, train,
     assert weights_of(parts) == weights_of(whole)
 
 
+@pytest.mark.parametrize(("before", "after"), [("lean", "zero1"), ("zero1", "lean")])
+def test_a_run_may_change_engines(before, after, train, tmp_path):
+    options = "--every.checkpoint 3 --parallel.engine "
+    train(tmp_path / "run", steps=6, options=options + before)
+    losses = [row["loss"] for row in rows_of(tmp_path / "run") if "loss" in row]
+    shutil.rmtree(step_folder(tmp_path / "run", 6))
+    train(tmp_path / "run", steps=6, options=options + after)
+    again = [row["loss"] for row in rows_of(tmp_path / "run") if "loss" in row]
+    assert again[:3] == losses[:3]
+    assert again == pytest.approx(losses, rel=0.02)
+
+
 def test_recomputed_activations_change_nothing(train, tmp_path):
     for what in ("nothing", "experts", "blocks"):
         options = f"{LEAN} --parallel.dtype bf16 --optimiser.clip 0 --parallel.recompute {what}"
