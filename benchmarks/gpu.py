@@ -234,7 +234,7 @@ def training(name: str, model: RingMoEConfig, settings: Settings, world: World, 
             engine.backward(loss)
             engine.step()
             seconds.append(sum(clock.stop().values()))
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             norms.append(float(engine.grad_norm))
     memory = torch.cuda.max_memory_allocated(world.device) / 1e9 if world.device.type == "cuda" else 0.0
     setting = f"{name}, {each * len(images)} images of {model.image_size} px"
