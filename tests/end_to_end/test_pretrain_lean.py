@@ -92,6 +92,7 @@ def test_recomputed_activations_change_nothing(train, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a busy machine takes minutes
 def test_it_follows_deepspeed(train, tmp_path):
     """200 steps of the same run: the mean of 40 losses differs by 6 % at most, in bf16 without masters too."""
     curves = {}
