@@ -5,8 +5,8 @@ before and after the GELU, and pass over all of them in main memory again and ag
 stacked gradients themselves, the backward pass takes the GELU again, and on CPUs rows go through in chunks whose hidden
 values stay in the cache.
 
-The gate multiplies tokens and never hidden values, which are several times as wide: with dy the gradient of an expert's
-output, the gate's is <gelu(h), dy @ w2^T> + <b2, dy>, so that no output is kept for it and nothing is divided by it.
+With dy the gradient of an expert's output, the gate's is <gelu(h), dy @ w2^T> + <b2, dy>, so that no output is kept for
+it and nothing is divided by it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -82,6 +82,7 @@ class _ExpertsFFN(torch.autograd.Function):
         width = weights.w1_EDF.shape[2]
         keep = not recompute and any(ctx.needs_input_grad)
         hidden_RF = rows_RD.new_empty(len(rows_RD) if keep else 0, width)
+        gates_R1 = None if gates_R is None else _column(gates_R, rows_RD)
         work = _Workspace(rows_RD, width, counts, buffers=1 if keep else 2)
         y_RD = torch.empty_like(rows_RD)
         for e, _, rows in _chunks(counts, rows_RD.device):
@@ -89,8 +90,8 @@ class _ExpertsFFN(torch.autograd.Function):
             torch.addmm(weights.b1_EF[e], rows_RD[rows], weights.w1_EDF[e], out=hidden_CF)
             y_CD = y_RD[rows]
             torch.addmm(weights.b2_ED[e], _gelu(hidden_CF, out=work(0, rows)), weights.w2_EFD[e], out=y_CD)
-            if gates_R is not None:
-                y_CD.mul_(_column(gates_R, rows, y_CD))
+            if gates_R1 is not None:
+                y_CD.mul_(gates_R1[rows])
         ctx.save_for_backward(rows_RD, gates_R, hidden_RF, *weights)
         ctx.counts = counts
         return y_RD
@@ -103,49 +104,44 @@ class _ExpertsFFN(torch.autograd.Function):
         # frozen experts (adapters are trained through them) need no gradients as large as themselves
         grads = Weights(*map(torch.empty_like, weights)) if any(ctx.needs_input_grad[2:]) else None
         grad_gates_R = None if gates_R is None else torch.empty_like(gates_R)
+        gates_R1 = None if gates_R is None else _column(gates_R, rows_RD)
         grad_rows_RD = torch.empty_like(rows_RD)
-        work = _Workspace(rows_RD, weights.w1_EDF.shape[2], ctx.counts, buffers=3 if gates_R is None else 4)
+        work = _Workspace(rows_RD, weights.w1_EDF.shape[2], ctx.counts, buffers=2 if len(hidden_RF) else 3)
         if grads is not None:
             _zero_idle(grads, ctx.counts)
         for e, first, rows in _chunks(ctx.counts, rows_RD.device):
-            x_CD, dy_CD, of_expert = rows_RD[rows], grad_RD[rows], Weights(*(stack[e] for stack in weights))
+            x_CD, dy_CD = rows_RD[rows], grad_RD[rows]
             if len(hidden_RF):
                 hidden_CF = hidden_RF[rows]
             else:
-                hidden_CF = torch.addmm(of_expert.b1_EF, x_CD, of_expert.w1_EDF, out=work(2, rows))
+                hidden_CF = torch.addmm(weights.b1_EF[e], x_CD, weights.w1_EDF[e], out=work(2, rows))
             gelu_CF = _gelu(hidden_CF, out=work(0, rows))
-            dgelu_CF = torch.mm(dy_CD, of_expert.w2_EFD.t(), out=work(1, rows))
-            if gates_R is not None and grad_gates_R is not None:
-                dot_C = torch.mul(gelu_CF, dgelu_CF, out=work(3, rows)).sum(1) + dy_CD @ of_expert.b2_ED
-                grad_gates_R[rows] = dot_C
-                gate_C1 = _column(gates_R, rows, dy_CD)
-                x_CD, dy_CD = x_CD * gate_C1, dy_CD * gate_C1
+            dgelu_CF = torch.mm(dy_CD, weights.w2_EFD[e].t(), out=work(1, rows))
+            if grad_gates_R is not None:
+                dot_C = torch.linalg.vecdot(gelu_CF, dgelu_CF)
+                grad_gates_R[rows] = torch.addmv(dot_C, dy_CD, weights.b2_ED[e])
             dhidden_CF = _gelu_backward(dgelu_CF, hidden_CF, grad_input=dgelu_CF)
-            dx_CD = torch.mm(dhidden_CF, of_expert.w1_EDF.t(), out=grad_rows_RD[rows])
-            if gates_R is not None:
-                dx_CD.mul_(gate_C1)
+            if gates_R1 is not None:
+                dhidden_CF.mul_(gates_R1[rows])
+                dy_CD = dy_CD * gates_R1[rows]
+            torch.mm(dhidden_CF, weights.w1_EDF[e].t(), out=grad_rows_RD[rows])
             if grads is not None:
-                dhidden_sum_F = dhidden_CF.sum(0) if gates_R is None else (gate_C1.t() @ dhidden_CF).squeeze(0)
-                _accumulate(
-                    Weights(*(stack[e] for stack in grads)), first, x_CD, dhidden_CF, dhidden_sum_F, gelu_CF, dy_CD
-                )
+                _accumulate(Weights(*(stack[e] for stack in grads)), first, x_CD, dhidden_CF, gelu_CF, dy_CD)
         return (grad_rows_RD, grad_gates_R, *(grads or [None] * 4), None, None)
 
 
-def _accumulate(
-    grads: Weights, first: bool, x_CD: Tensor, dhidden_CF: Tensor, dhidden_sum_F: Tensor, gelu_CF: Tensor, dy_CD: Tensor
-) -> None:
+def _accumulate(grads: Weights, first: bool, x_CD: Tensor, dhidden_CF: Tensor, gelu_CF: Tensor, dy_CD: Tensor) -> None:
     """Sets the gradients of one expert to those of its first chunk, or adds those of a later one."""
-    beta = 0 if first else 1  # with 0 what was there is not read
-    grads.w1_EDF.addmm_(x_CD.t(), dhidden_CF, beta=beta)
-    grads.w2_EFD.addmm_(gelu_CF.t(), dy_CD, beta=beta)
-    dy_sum_D = dy_CD.sum(0)
     if first:
-        grads.b1_EF.copy_(dhidden_sum_F)
-        grads.b2_ED.copy_(dy_sum_D)
+        torch.mm(x_CD.t(), dhidden_CF, out=grads.w1_EDF)
+        torch.sum(dhidden_CF, 0, out=grads.b1_EF)
+        torch.mm(gelu_CF.t(), dy_CD, out=grads.w2_EFD)
+        torch.sum(dy_CD, 0, out=grads.b2_ED)
     else:
-        grads.b1_EF.add_(dhidden_sum_F)
-        grads.b2_ED.add_(dy_sum_D)
+        grads.w1_EDF.addmm_(x_CD.t(), dhidden_CF)
+        grads.b1_EF.add_(dhidden_CF.sum(0))
+        grads.w2_EFD.addmm_(gelu_CF.t(), dy_CD)
+        grads.b2_ED.add_(dy_CD.sum(0))
 
 
 def _zero_idle(grads: Weights, counts: Sequence[int]) -> None:
@@ -156,9 +152,9 @@ def _zero_idle(grads: Weights, counts: Sequence[int]) -> None:
                 stack[e].zero_()
 
 
-def _column(gates_R: Tensor, rows: slice, like: Tensor) -> Tensor:
-    """(C, 1) gates of a chunk in the type of its rows: types that differ would cost more than the product."""
-    return gates_R[rows].to(like.dtype).unsqueeze(1)
+def _column(gates_R: Tensor, like_RD: Tensor) -> Tensor:
+    """(R, 1) gates in the type of the rows: types that differ would cost more than the product."""
+    return gates_R.to(like_RD.dtype).unsqueeze(1)
 
 
 def _chunks(counts: Sequence[int], device: torch.device) -> Iterator[tuple[int, bool, slice]]:
