@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional as F
 from torch.autograd.function import once_differentiable
 
 from ringmoe.clock import Clock
@@ -347,10 +348,7 @@ class _Sum(torch.autograd.Function):
 
 def _gather_sum(rows_RD: Tensor, row_TK: Tensor, onto_TD: Tensor | None = None) -> Tensor:
     """(T, D) the sum of each token's K rows, and of what it is added to."""
-    first, *others = row_TK.unbind(1)
-    sum_TD = rows_RD.index_select(0, first)
-    for row_T in others:
-        sum_TD += rows_RD.index_select(0, row_T)
+    sum_TD = F.embedding_bag(row_TK, rows_RD, mode="sum")  # one pass, and bfloat16 adds in float32
     return sum_TD if onto_TD is None else sum_TD.add_(onto_TD)
 
 

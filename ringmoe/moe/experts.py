@@ -96,4 +96,5 @@ class Experts(nn.Module):
         weights = Weights(self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)
         if rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16:
             return grouped_ffn(rows_RD, gates_R, weights, counts_E, recompute=self.recompute)
-        return experts_ffn(rows_RD, gates_R, weights, counts_E.tolist(), recompute=self.recompute)
+        # combine's backward makes this gradient anew for each call
+        return experts_ffn(rows_RD, gates_R, weights, counts_E.tolist(), recompute=self.recompute, reuse_grad=True)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 # R rows (a token once for each of its experts) sorted by expert, D width of a token, F hidden width, E experts
 
@@ -39,11 +38,6 @@ class Weights(NamedTuple):
     b2_ED: Tensor
 
 
-def ffn(x_TD: Tensor, w1_DF: Tensor, b1_F: Tensor, w2_FD: Tensor, b2_D: Tensor) -> Tensor:
-    """One expert, E_k of Eq. 12: ``gelu(x @ w1 + b1) @ w2 + b2`` with the exact (erf) GELU; (T, D) in and out."""
-    return torch.addmm(b2_D, F.gelu(torch.addmm(b1_F, x_TD, w1_DF)), w2_FD)
-
-
 def row_multiple(item_bytes: int) -> int:
     """What the rows of every expert are filled up to a multiple of, for values of so many bytes.
 
@@ -55,7 +49,13 @@ def row_multiple(item_bytes: int) -> int:
 
 
 def experts_ffn(
-    rows_RD: Tensor, gates_R: Tensor | None, weights: Weights, counts: Sequence[int], *, recompute: bool
+    rows_RD: Tensor,
+    gates_R: Tensor | None,
+    weights: Weights,
+    counts: Sequence[int],
+    *,
+    recompute: bool,
+    reuse_grad: bool = False,
 ) -> Tensor:
     """Every expert on its own rows.
 
@@ -66,18 +66,19 @@ def experts_ffn(
         counts: Rows of each expert; what lies behind the last one's is left alone. An expert without rows still gets
             a (zero) gradient.
         recompute: Keep no hidden values for the backward pass but compute them again: a sixth more products.
+        reuse_grad: The gradient that comes to the outputs is nobody else's: that of the rows is written over it.
 
     Returns:
         (R, D) outputs in the same order, in the type of the rows.
     """
-    y_RD: Tensor = _ExpertsFFN.apply(rows_RD, gates_R, *weights, tuple(counts), recompute)
+    y_RD: Tensor = _ExpertsFFN.apply(rows_RD, gates_R, *weights, tuple(counts), recompute, reuse_grad)
     return y_RD
 
 
 class _ExpertsFFN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_RD: Tensor, gates_R: Tensor | None, *rest: Any) -> Tensor:
-        *stacks, counts, recompute = rest
+        *stacks, counts, recompute, reuse_grad = rest
         weights = Weights(*stacks)
         width = weights.w1_EDF.shape[2]
         keep = not recompute and any(ctx.needs_input_grad)
@@ -93,7 +94,7 @@ class _ExpertsFFN(torch.autograd.Function):
             if gates_R1 is not None:
                 y_CD.mul_(gates_R1[rows])
         ctx.save_for_backward(rows_RD, gates_R, hidden_RF, *weights)
-        ctx.counts = counts
+        ctx.counts, ctx.reuse_grad = counts, reuse_grad
         return y_RD
 
     @staticmethod
@@ -105,7 +106,8 @@ class _ExpertsFFN(torch.autograd.Function):
         grads = Weights(*map(torch.empty_like, weights)) if any(ctx.needs_input_grad[2:]) else None
         grad_gates_R = None if gates_R is None else torch.empty_like(gates_R)
         gates_R1 = None if gates_R is None else _column(gates_R, rows_RD)
-        grad_rows_RD = torch.empty_like(rows_RD)
+        reuse_grad = ctx.reuse_grad and grad_RD.is_contiguous()  # an expanded one has no memory of its own
+        grad_rows_RD = grad_RD if reuse_grad else torch.empty_like(rows_RD)
         work = _Workspace(rows_RD, weights.w1_EDF.shape[2], ctx.counts, buffers=2 if len(hidden_RF) else 3)
         if grads is not None:
             _zero_idle(grads, ctx.counts)
@@ -123,11 +125,11 @@ class _ExpertsFFN(torch.autograd.Function):
             dhidden_CF = _gelu_backward(dgelu_CF, hidden_CF, grad_input=dgelu_CF)
             if gates_R1 is not None:
                 dhidden_CF.mul_(gates_R1[rows])
-                dy_CD = dy_CD * gates_R1[rows]
-            torch.mm(dhidden_CF, weights.w1_EDF[e].t(), out=grad_rows_RD[rows])
+                dy_CD = dy_CD.mul_(gates_R1[rows]) if reuse_grad else dy_CD * gates_R1[rows]
             if grads is not None:
                 _accumulate(Weights(*(stack[e] for stack in grads)), first, x_CD, dhidden_CF, gelu_CF, dy_CD)
-        return (grad_rows_RD, grad_gates_R, *(grads or [None] * 4), None, None)
+            torch.mm(dhidden_CF, weights.w1_EDF[e].t(), out=grad_rows_RD[rows])  # may be where dy_CD was
+        return (grad_rows_RD, grad_gates_R, *(grads or [None] * 4), None, None, None)
 
 
 def _accumulate(grads: Weights, first: bool, x_CD: Tensor, dhidden_CF: Tensor, gelu_CF: Tensor, dy_CD: Tensor) -> None:

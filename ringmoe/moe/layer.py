@@ -69,7 +69,7 @@ class RMoELayer(nn.Module):
         plan = self.router(x_TD, sizes, noise_keys_T)
         # 2. dispatch: rows set out for their experts, and the shared expert works while they travel
         rows, sent = self.dispatcher.dispatch(x_TD, plan.ids_TK, plan.gates_TK)
-        parts = x_TD.tensor_split(self._num_parts)
+        parts = x_TD.tensor_split(self._num_parts) if self._num_parts > 1 else (x_TD,)
         shared = self._shared(parts[:1])
         # 3. compute: every expert on its own rows, times their gates
         y_RD = self.experts(*sent.receive(rows), sent.counts_E)
