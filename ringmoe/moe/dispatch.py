@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ringmoe.clock import Clock
 from ringmoe.moe.ffn import row_multiple
