@@ -49,10 +49,19 @@ def mix(keys_T: Tensor, salt: int | Tensor) -> Tensor:
     return z ^ _shift_right(z, 31)
 
 
+def numbers(num: int, device: torch.device) -> Tensor:
+    """(num,) int64, 0 to ``num - 1``, to be mixed.
+
+    ``torch.compile`` computes with an arange's elements in integers that do not wrap, and fails; so it gets a table.
+    """
+    if torch.compiler.is_compiling():
+        return torch.tensor(list(range(num)), device=device)
+    return torch.arange(num, device=device)
+
+
 def uniform(keys_T: Tensor, num: int) -> Tensor:
     """``num`` uniform draws in the open interval (0, 1) for each key: (T,) int64 -> (T, num) float32."""
-    salts_N = torch.arange(num, device=keys_T.device, dtype=torch.int64)
-    bits_TN = mix(keys_T.unsqueeze(-1), salts_N)
+    bits_TN = mix(keys_T.unsqueeze(-1), numbers(num, keys_T.device))
     # the top 24 bits fill a float32's significand; half a step keeps 0 and 1 out, so that log(u) is finite
     return (_shift_right(bits_TN, 40).to(torch.float32) + 0.5) * 2.0**-24
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ringmoe.moe.config import Kind
-from ringmoe.moe.ffn import Weights, experts_ffn
+from ringmoe.moe.ffn import Weights, autocast, experts_ffn
 from ringmoe.moe.grouped import grouped_ffn
 
 # D width of a token, F hidden width, E experts on this rank, T tokens, R rows (a token once for each of its experts)
@@ -41,8 +41,8 @@ class Expert(nn.Module):
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """The FFN of every token; (T, D) in and out."""
-        stacked = Weights(*(p.unsqueeze(0) for p in (self.w1, self.b1, self.w2, self.b2)))
-        return experts_ffn(x_TD, None, stacked, (len(x_TD),), recompute=self.recompute)
+        stacked = Weights(*(autocast(p).unsqueeze(0) for p in (self.w1, self.b1, self.w2, self.b2)))
+        return experts_ffn(autocast(x_TD), None, stacked, (len(x_TD),), recompute=self.recompute)
 
 
 class Experts(nn.Module):
@@ -93,7 +93,7 @@ class Experts(nn.Module):
         Returns:
             (R, D) outputs in the same order.
         """
-        weights = Weights(self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)
+        weights = Weights(*map(autocast, (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)))
         if rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16:
             return grouped_ffn(rows_RD, gates_R, weights, counts_E, recompute=self.recompute)
         # combine's backward makes this gradient anew for each call

@@ -38,6 +38,12 @@ class Weights(NamedTuple):
     b2_ED: Tensor
 
 
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor in the type of ``torch.autocast`` where that is on; it does not know our operations."""
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor
+
+
 def row_multiple(item_bytes: int) -> int:
     """What the rows of every expert are filled up to a multiple of, for values of so many bytes.
 

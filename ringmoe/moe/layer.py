@@ -9,6 +9,7 @@ from ringmoe.batch import Routing
 from ringmoe.moe.config import RMoEConfig
 from ringmoe.moe.dispatch import make_dispatcher
 from ringmoe.moe.experts import Expert, Experts
+from ringmoe.moe.ffn import autocast
 from ringmoe.moe.parallel import ExpertParallel
 from ringmoe.moe.router import Router, nothing_routed
 
@@ -67,6 +68,7 @@ class RMoELayer(nn.Module):
             return self.shared(x_TD), nothing_routed(sizes, x_TD.device)
         # 1. route: each token picks specialised experts of its modality and collaborative ones (Eqs. 13-14)
         plan = self.router(x_TD, sizes, noise_keys_T)
+        x_TD = autocast(x_TD)  # rows travel as they are computed with
         # 2. dispatch: rows set out for their experts, and the shared expert works while they travel
         rows, sent = self.dispatcher.dispatch(x_TD, plan.ids_TK, plan.gates_TK)
         parts = x_TD.tensor_split(self._num_parts) if self._num_parts > 1 else (x_TD,)

@@ -47,12 +47,12 @@ class Gate(nn.Module):
         self.gate = nn.Parameter(torch.empty(dim, num_experts))
         self.noise = nn.Parameter(torch.empty(dim, num_experts))
 
-    def forward(self, x_TD: Tensor, noise_TN: Tensor) -> Tensor:
+    def forward(self, x_TD: Tensor, noise_TN: Tensor | None = None) -> Tensor:
         """H = softmax(x W_g + noise * softplus(x W_noise)) (Eq. 14).
 
         Args:
             x_TD: (T, D) tokens in float32 or float64.
-            noise_TN: (T, N) standard normal draws, or zeros for no noise.
+            noise_TN: (T, N) standard normal draws; None for no noise. W_noise still gets a gradient then, of zeros.
 
         Returns:
             (T, N) probabilities in the type of ``x_TD``.
@@ -60,7 +60,7 @@ class Gate(nn.Module):
         # one product for both: the tokens are read once
         both_DN = torch.cat((self.gate, self.noise), dim=1).to(x_TD.dtype)
         logits_TN, spread_TN = (x_TD @ both_DN).chunk(2, dim=1)
-        return torch.softmax(logits_TN + noise_TN * F.softplus(spread_TN), dim=1)
+        return torch.softmax(logits_TN + (0.0 if noise_TN is None else noise_TN) * F.softplus(spread_TN), dim=1)
 
 
 def select(probs_TN: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -106,24 +106,28 @@ class Router(nn.Module):
         """
         # float64 stays float64: references and gradient checks are computed with it
         x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
+        with torch.autocast(x_TD.device.type, enabled=False):  # which would have the gates in 8 bits
+            return _join(self._plans(x_TD, sizes, noise_keys_T))
+
+    def _plans(self, x_TD: Tensor, sizes: tuple[int, ...], noise_keys_T: Tensor | None) -> list[RoutingPlan]:
+        """The plan of each family."""
         plans, num, modalities = [], self.config.num_specialised, len(sizes)
         if self.specialised:
             noise_TN = self._noise(x_TD, noise_keys_T, self._specialised_salt, num)
-            slices = zip(
-                self.specialised.values(), _by_modality(x_TD, sizes), _by_modality(noise_TN, sizes), strict=True
-            )
+            noises = [None] * modalities if noise_TN is None else _by_modality(noise_TN, sizes)
+            slices = zip(self.specialised.values(), _by_modality(x_TD, sizes), noises, strict=True)
             probs_TN = torch.cat([gate(slice_TD, slice_TN) for gate, slice_TD, slice_TN in slices])
             plans.append(_plan(probs_TN, sizes, [m * num for m in range(modalities)], self.config.top_k))
         if self.collaborative is not None:
             noise_TN = self._noise(x_TD, noise_keys_T, self._collaborative_salt, self.config.num_collaborative)
             probs_TN = self.collaborative(x_TD, noise_TN)
             plans.append(_plan(probs_TN, sizes, [modalities * num] * modalities, self.config.top_k))
-        return _join(plans)
+        return plans
 
-    def _noise(self, x_TD: Tensor, keys_T: Tensor | None, salt: int, num: int) -> Tensor:
-        """(T, N) draws of N(0, 1); without noise zeros, which still give W_noise a gradient in every step."""
+    def _noise(self, x_TD: Tensor, keys_T: Tensor | None, salt: int, num: int) -> Tensor | None:
+        """(T, N) draws of N(0, 1); None without noise."""
         if keys_T is None or not (self.training and self.config.gate_noise):
-            return x_TD.new_zeros(len(x_TD), num)
+            return None
         return counter.normal(counter.mix(keys_T, salt), num).to(x_TD.dtype)
 
 

@@ -115,6 +115,28 @@ def test_bfloat16_stays_within_a_few_roundings(name: str):
     compare(CASES[name], torch.bfloat16, bound=2e-2)
 
 
+def test_autocast_computes_experts_in_bfloat16_and_gates_in_float32():
+    layer, x_TD, keys_T = build(CASES["K=2"], torch.float32)
+    plain_TD, plain = layer(x_TD, CASES["K=2"].sizes, keys_T)
+    with torch.autocast("cpu", torch.bfloat16):
+        y_TD, routing = layer(x_TD, CASES["K=2"].sizes, keys_T)
+    assert y_TD.dtype == torch.bfloat16
+    assert torch.equal(routing.probs_ME, plain.probs_ME)
+    assert_near(y_TD, plain_TD, 2e-2, "y")
+    grads, expected = (
+        torch.autograd.grad(y.float().square().sum(), [x_TD, *layer.parameters()]) for y in (y_TD, plain_TD)
+    )
+    for ours, theirs in zip(grads, expected, strict=True):
+        assert_near(ours, theirs, 3e-2, "gradient", scale=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixed modalities of unequal sizes", "without noise"])
+def test_a_compiled_layer_follows_the_reference(name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(RMoELayer, "forward", torch.compile(RMoELayer.forward))
+    compare(CASES[name], torch.float32, bound=1e-5)
+
+
 def test_gradients_are_those_of_finite_differences():
     case = Case(sizes=(3, 2), top_k=2)
     layer, x_TD, keys_T = build(case, torch.float64)

@@ -235,7 +235,7 @@ class RingMoE(nn.Module):
         """(T,) a random key for each token of each image; None where gates are not noisy (Eq. 14: only in training)."""
         if not (self.training and self.config.gate_noise):
             return None
-        places_N = torch.arange(num_tokens, device=keys_B.device)
+        places_N = counter.numbers(num_tokens, keys_B.device)
         return counter.mix(counter.mix(keys_B, _NOISE_SALT)[:, None], places_N).flatten()
 
     def _by_id(self, block: int, counts_ME: Tensor) -> Tensor:
