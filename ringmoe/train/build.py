@@ -30,6 +30,7 @@ from ringmoe.train.callbacks.pictures import Pictures
 from ringmoe.train.callbacks.progress import ProgressLine
 from ringmoe.train.callbacks.speed import Speed
 from ringmoe.train.callbacks.tensorboard import TensorBoard
+from ringmoe.train.callbacks.watchdog import HangWatch
 from ringmoe.train.loaders import train_loader, whole_tiles_loader
 from ringmoe.train.optim import decay_of_parameters
 from ringmoe.train.run import RunConfig
@@ -101,9 +102,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Callback]:
-    """In the order of their hooks: what completes and checks rows, what makes them, what saves, what writes."""
+    """In the order of their hooks: what watches, completes and checks rows, what makes them, saves, writes."""
     every, pictures = config.every, config.output / "pictures"
     images = config.images_per_step(world.size)
+    yield HangWatch(config.hang_after, config.output / "stacks")
     yield NanGuard()
     yield Speed(
         images_per_step=images,

@@ -106,6 +106,8 @@ class RunConfig:
         output: Folder of checkpoints, metrics, TensorBoard logs and pictures; starting again with it continues the run.
         seed: Fixes first weights, order of samples, crops, masks and gate noise.
         keep_last: Checkpoints that stay.
+        hang_after: Seconds after which a step that does not end is taken for a hang, or ten times the step before if
+            that is more: all ranks write their stacks to ``stacks`` in ``output``, and the job ends. 0 waits for ever.
         model: Architecture, masking and objective.
         data: Shards and micro-batches.
         batch: Images of a step.
@@ -119,6 +121,7 @@ class RunConfig:
     output: Path = Path("runs/pretrain")
     seed: int = 0
     keep_last: int = 3
+    hang_after: float = 120.0
     model: RingMoEConfig = field(default_factory=RingMoEConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -127,6 +130,15 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     every: Intervals = field(default_factory=Intervals)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Checks the range.
+
+        Raises:
+            ConfigError: ``hang_after`` is negative.
+        """
+        if self.hang_after < 0:
+            raise ConfigError(f"hang_after is {self.hang_after} seconds; expected more, or 0 to wait for ever")
 
     def engine_config(self) -> EngineConfig:
         """What the engine needs to know of the run."""

@@ -1,5 +1,6 @@
 """What a callback may do: everything beside the training step is one of these."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,15 +58,15 @@ class Callback:
         return {}
 
 
-class Periodic(Callback):
+class Periodic(Callback, ABC):
     """Something that is done every ``every`` steps, and once more for the finished model."""
 
     def __init__(self, every: int) -> None:
         self._every = every
 
+    @abstractmethod
     def act(self, trainer: "Trainer") -> None:
         """Does it."""
-        raise NotImplementedError
 
     def after_step(self, trainer: "Trainer") -> None:
         """Acts at the interval."""
