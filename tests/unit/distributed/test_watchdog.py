@@ -40,7 +40,7 @@ def test_a_hang_is_ended_with_the_stacks_of_all_ranks(tmp_path: Path):
     assert "[rank 0] no progress for" in found.stderr
     assert str(tmp_path) in found.stderr
     assert "waits_for_ever" in (tmp_path / "rank-0.txt").read_text()
-    assert "line 3 in <module>" in (tmp_path / "rank-1.txt").read_text()
+    assert "in <module>" in (tmp_path / "rank-1.txt").read_text()
 
 
 def test_progress_is_left_alone_and_leaves_nothing_behind(tmp_path: Path):
