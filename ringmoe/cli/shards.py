@@ -1,6 +1,6 @@
 """``ringmoe shards``: build shards from scenes, say what a folder holds, check it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +67,7 @@ def build(config: ShardsBuild) -> None:
         ShardError: The folder cannot be used or written.
     """
     declarations = config.load()
-    settings = BuildConfig(tiling=config.tiling, quality=config.quality, tiles_per_shard=config.tiles_per_shard)
+    settings = BuildConfig(**{field.name: getattr(config, field.name) for field in fields(BuildConfig)})
     *scenes, out = config.paths
     with _progress("windows") as progress:
         task = progress.add_task("building", total=None, visible=False)

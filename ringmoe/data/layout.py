@@ -9,15 +9,15 @@ import numpy as np
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # folder of an unfinished build, inside the folder of shards
 
 INDEX_DTYPE = np.dtype(
     [
-        ("offset", "<u8"),  # where the tile's raw pixels begin in the shard's file, bytes
+        ("offset", "<u8"),  # where the tile's stored pixels begin in the shard's file, bytes
         ("length", "<u4"),  # how many bytes they take
-        ("crc32", "<u4"),  # checksum of these bytes
+        ("xxh3", "<u8"),  # checksum of these bytes
         ("scene", "<u4"),  # which of the modality's scenes the tile was cut from
         ("row", "<u4"),  # first row of the tile in the scene, pixels
         ("col", "<u4"),  # first column of the tile in the scene, pixels
@@ -45,7 +45,7 @@ def statistics_name(modality: str) -> str:
 
 
 def member_key(slug: str, row: int, col: int) -> str:
-    """Key of a sample: its members are ``<key>.npy`` and ``<key>.json``. It has no dot: webdataset splits there."""
+    """Key of a sample: its members are ``<key>.json`` and ``<key>.npy`` or ``.pco``. webdataset splits at the dot."""
     return f"{slug}_r{row:06d}_c{col:06d}"
 
 

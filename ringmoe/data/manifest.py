@@ -16,6 +16,7 @@ import numpy as np
 
 from ringmoe import modality as registry
 from ringmoe.config import files
+from ringmoe.data.codec import Codec
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.inputs import Group, InputStatistics
 from ringmoe.data.layout import BUILDING, FORMAT, INDEX_DTYPE, MANIFEST, Split, index_name, shard_name, statistics_name
@@ -107,6 +108,7 @@ class ModalityEntry:
     Attributes:
         spec: The modality.
         tile: Height and width of the tiles, pixels.
+        codec: How their pixels are stored.
         scenes: All scenes, quarantined ones included; the index counts through them.
         candidates: Windows that were looked at: kept and dropped ones of all scenes that are not quarantined.
         dropped: Windows that each rule dropped.
@@ -117,6 +119,7 @@ class ModalityEntry:
 
     spec: ModalitySpec
     tile: int
+    codec: Codec = "raw"
     scenes: tuple[SceneEntry, ...]
     candidates: int
     dropped: dict[str, int]

@@ -13,6 +13,7 @@ from typing import Any
 
 from ringmoe import modality as registry
 from ringmoe.config import files
+from ringmoe.data.codec import Codec
 from ringmoe.data.layout import slugs
 from ringmoe.data.manifest import Manifest, RefusedFile, SceneEntry
 from ringmoe.errors import ConfigError
@@ -33,11 +34,13 @@ class BuildConfig:
         tiling: How scenes are cut.
         quality: Which tiles are dropped.
         tiles_per_shard: Most windows that go into one shard before any is dropped; at least one row of tiles goes.
+        codec: How pixels are stored: raw, which reads fastest, or coded without loss, which takes less space.
     """
 
     tiling: TilingConfig = field(default_factory=TilingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     tiles_per_shard: int = 1024
+    codec: Codec = "raw"
 
     def __post_init__(self) -> None:
         """Checks the range.

@@ -74,6 +74,7 @@ def _publish_modality(
     entry = ModalityEntry(
         spec=registry.get(key),
         tile=plan.config.tiling.tile,
+        codec=plan.config.codec,
         scenes=plan.scenes[key],
         candidates=sum(unit.num_windows for unit in units),
         dropped=dict(sorted(dropped.items())),

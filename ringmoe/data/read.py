@@ -1,33 +1,37 @@
 """Local shards by position: the member index says where a tile's pixels lie, and they are read straight into a batch.
 
 Neither tar nor npy headers are parsed. A reader may stand on several folders of shards; it counts their samples one
-folder after the other. Tiles of one modality may differ in type or size between groups and folders, so a batch comes as
-one block for each such layout; usually there is one.
+folder after the other. Tiles of one modality may differ in type, size or codec between groups and folders, so a batch
+comes as one block for each such layout; usually there is one.
+
+What is done for every tile is a system call and its checksum, nothing else: rows of the index are taken for the whole
+batch, names are put together when somebody asks, and the memory of earlier batches is used again.
 """
 
-import os
-import zlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from ringmoe.data.codec import Codec, checksum, decode, most_bytes
+from ringmoe.data.files import REMEDY, OpenFiles
 from ringmoe.data.inputs import Group, InputStatistics
 from ringmoe.data.layout import INDEX_DTYPE, Split, member_key
 from ringmoe.data.manifest import Index, Manifest, ShardEntry
+from ringmoe.data.memory import ReusedMemory
 from ringmoe.errors import ShardError
 from ringmoe.raster.statistics import Statistics
 
 # N samples asked for, B of them in one block, C channels, H x W pixels
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
-_MOST_OPEN_FILES = 128
-_REMEDY = "`ringmoe shards verify` checks the whole folder; copy the file again, or build the shards again"
+_OTHER_BYTES = "its pixels are not those that were written"
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,21 @@ class TileBlock:
 
     Attributes:
         places_B: Where in the request each of them stood.
-        pixels_BCHW: As stored.
+        pixels_BCHW: As they were before they were stored.
         groups_B: Group of each: position in the reader's ``statistics.groups``.
     """
 
     places_B: Integers
-    pixels_BCHW: np.ndarray[Any, np.dtype[Any]]
+    pixels_BCHW: Array
     groups_B: Integers
+
+
+class _Layout(NamedTuple):
+    """What the tiles of a block have in common: numpy type, side in pixels, and how they are stored."""
+
+    dtype: str
+    side: int
+    codec: Codec
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class _Folder:
         index: One row for each sample.
         first: Number of its first sample.
         groups: For each of its groups the position in the reader's ``statistics.groups``.
-        layouts: For each of its groups the position in the reader's list of types and sizes.
+        layouts: For each of its groups the position in the reader's list of layouts.
     """
 
     name: str
@@ -64,6 +76,51 @@ class _Folder:
     first: int
     groups: Integers
     layouts: Integers
+
+    def look_up(self, samples_N: Integers) -> tuple[Index, Integers, Integers]:
+        """Row of the index, group and layout of samples of this folder.
+
+        Raises:
+            ShardError: The index speaks of a group that there is not.
+        """
+        rows_N = self.index.take(samples_N - self.first)
+        try:
+            return rows_N, self.groups[rows_N["group"]], self.layouts[rows_N["group"]]
+        except IndexError as error:
+            raise ShardError(f"{self.name}: the member index is damaged ({error}). {REMEDY}") from error
+
+
+@dataclass(frozen=True)
+class SampleNames(Sequence[str]):
+    """What samples are called in messages and logs: folder, shard, member. One is made up when it is asked for.
+
+    Attributes:
+        shards: All shards of the reader, each with its folder.
+        shards_N: Number of the shard of each sample.
+        rows_N: Row of the index of each.
+    """
+
+    shards: Sequence[tuple[_Folder, ShardEntry]]
+    shards_N: Integers
+    rows_N: Index
+
+    def __len__(self) -> int:
+        return len(self.rows_N)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice | Integers) -> "SampleNames": ...
+
+    def __getitem__(self, place: int | slice | Integers) -> "str | SampleNames":
+        if not isinstance(place, int):
+            return SampleNames(self.shards, self.shards_N[place], self.rows_N[place])
+        folder, shard = self.shards[self.shards_N[place]]
+        row = self.rows_N[place]
+        known = row["scene"] < len(folder.slugs)
+        slug = folder.slugs[row["scene"]] if known else f"scene {row['scene']} of {len(folder.slugs)}"
+        return f"{folder.name}/{shard.name}:{member_key(slug, row['row'], row['col'])}"
 
 
 class TileReader:
@@ -92,7 +149,7 @@ class TileReader:
         self.statistics = merged_statistics(holding, modality)
         self._modality = modality
         self._verify = verify
-        self._layouts: list[tuple[str, int]] = []
+        self._layouts: list[_Layout] = []
         self._folders: list[_Folder] = []
         self._shards: list[tuple[_Folder, ShardEntry]] = []
         paths: list[Path] = []
@@ -108,7 +165,9 @@ class TileReader:
         self.shard_sizes = tuple(shard.samples for _, shard in self._shards)
         self.num_samples = sum(self.shard_sizes)
         self._shard_ends = np.cumsum(self.shard_sizes)
-        self._files = _OpenFiles(paths)
+        self._folder_ends = np.cumsum([len(folder.index) for folder in self._folders])
+        self._files = OpenFiles(paths)
+        self._memory = ReusedMemory()
         self._lock = Lock()  # a file must not be closed by one thread while another reads from it
 
     def close(self) -> None:
@@ -116,36 +175,44 @@ class TileReader:
         with self._lock:
             self._files.close()
 
-    def read(self, samples_N: Integers) -> tuple[list[TileBlock], tuple[str, ...]]:
+    def read(self, samples_N: Integers) -> tuple[list[TileBlock], SampleNames]:
         """Reads samples by number.
 
         Returns:
-            The tiles in one block for each type and size, and the name of each sample: folder, shard and member.
+            The tiles in one block for each type, size and codec, and the name of each sample: folder, shard, member.
 
         Raises:
-            ShardError: A tile cannot be read, or its bytes are not those that were written.
+            ShardError: A tile cannot be read, its bytes are not those that were written, or the index is damaged.
         """
-        rows_N = np.empty(len(samples_N), dtype=INDEX_DTYPE)
-        groups_N, layouts_N = np.empty_like(samples_N), np.empty_like(samples_N)
-        for folder in self._folders:
-            here_N = (samples_N >= folder.first) & (samples_N < folder.first + len(folder.index))
-            rows_N[here_N] = rows = folder.index[samples_N[here_N] - folder.first]
-            groups_N[here_N], layouts_N[here_N] = folder.groups[rows["group"]], folder.layouts[rows["group"]]
-        shards_N = np.searchsorted(self._shard_ends, samples_N, side="right")
-        names = tuple(self._name(*place) for place in zip(shards_N.tolist(), rows_N, strict=True))
+        if len(self._folders) == 1:
+            rows_N, groups_N, layouts_N = self._folders[0].look_up(samples_N)
+        else:
+            rows_N, groups_N, layouts_N = self._look_up(samples_N)
+        names = SampleNames(self._shards, self._shard_ends.searchsorted(samples_N, side="right"), rows_N)
+        if (layouts_N == layouts_N[:1]).all():  # nearly always
+            blocks = [TileBlock(np.arange(len(samples_N)), self._read_block(int(layouts_N[0]), names), groups_N)]
+            return blocks, names
         blocks = []
         for layout in np.unique(layouts_N).tolist():
             places_B = np.flatnonzero(layouts_N == layout)
-            with self._lock:
-                pixels_BCHW = self._read_block(layout, shards_N[places_B], rows_N[places_B])
-            blocks.append(TileBlock(places_B, pixels_BCHW, groups_N[places_B]))
+            blocks.append(TileBlock(places_B, self._read_block(layout, names[places_B]), groups_N[places_B]))
         return blocks, names
+
+    def _look_up(self, samples_N: Integers) -> tuple[Index, Integers, Integers]:
+        """Row of the index, group and layout of samples of several folders."""
+        found = np.empty(len(samples_N), INDEX_DTYPE), np.empty_like(samples_N), np.empty_like(samples_N)
+        numbers_N = self._folder_ends.searchsorted(samples_N, side="right")
+        for number in np.unique(numbers_N).tolist():
+            here_N = numbers_N == number
+            for whole, part in zip(found, self._folders[number].look_up(samples_N[here_N]), strict=True):
+                whole[here_N] = part
+        return found
 
     def _open_folder(self, manifest: Manifest, split: Split) -> _Folder:
         """Opens the index of one folder and translates its groups."""
         entry = manifest.modalities[self._modality]
         numbers = {group.identity: number for number, group in enumerate(self.statistics.groups)}
-        layouts = [(found.group.dtype, entry.tile) for found in entry.groups]
+        layouts = [_Layout(found.group.dtype, entry.tile, entry.codec) for found in entry.groups]
         self._layouts += sorted(set(layouts) - set(self._layouts))
         for found in entry.groups:
             if found.tiles.get(split) and not found.tiles.get("train"):
@@ -156,40 +223,51 @@ class TileReader:
         return _Folder(
             name=manifest.root.absolute().name,
             slugs=tuple(scene.slug for scene in entry.scenes),
-            index=manifest.open_index(self._modality, split),
+            index=manifest.open_index(self._modality, split).view(np.ndarray),  # the map's own class is slow to index
             first=sum(len(folder.index) for folder in self._folders),
             groups=np.array([numbers[found.group.identity] for found in entry.groups]),
             layouts=np.array([self._layouts.index(layout) for layout in layouts]),
         )
 
-    def _read_block(self, layout: int, shards_B: Integers, rows_B: Index) -> np.ndarray[Any, np.dtype[Any]]:
-        """Reads tiles of one type and size: (B, C, H, W)."""
-        dtype, side = self._layouts[layout]
-        pixels_BCHW = np.empty((len(rows_B), self.statistics.spec.num_channels, side, side), dtype=dtype)
-        bytes_BN = pixels_BCHW.reshape(len(rows_B), -1).view(np.uint8)
-        offsets, checksums = rows_B["offset"].tolist(), rows_B["crc32"].tolist()
-        for i, shard in enumerate(shards_B.tolist()):
-            target = bytes_BN[i].data
-            try:
-                num_read = os.preadv(self._files.descriptor(shard), [target], offsets[i])
-            except OSError as error:
-                raise ShardError(f"{self._name(shard, rows_B[i])} cannot be read: {error.strerror}") from error
-            if num_read != len(target) or rows_B["length"][i] != num_read:
-                raise ShardError(
-                    f"{self._name(shard, rows_B[i])}: a tile of its kind has {len(target)} bytes; the index says "
-                    f"{rows_B['length'][i]}, and {num_read} could be read. {_REMEDY}"
-                )
-            if self._verify and zlib.crc32(target) != checksums[i]:
-                raise ShardError(
-                    f"{self._name(shard, rows_B[i])}: its pixels are not those that were written (wrong checksum). "
-                    f"{_REMEDY}"
-                )
+    def _read_block(self, layout: int, names: SampleNames) -> Array:
+        """Reads tiles of one layout: (B, C, H, W)."""
+        dtype, side, codec = self._layouts[layout]
+        pixels_BCHW = self._memory.array((len(names), self.statistics.spec.num_channels, side, side), dtype)
+        offsets, lengths, checksums = (names.rows_N[field].tolist() for field in ("offset", "length", "xxh3"))
+        _check_lengths(lengths, pixels_BCHW.nbytes // max(len(names), 1), codec, names)
+        stored = pixels_BCHW if codec == "raw" else self._memory.array((sum(lengths),), "uint8")
+        bytes_M = stored.reshape(-1).view(np.uint8).data
+        targets = [bytes_M[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
+        with self._lock:
+            for run in self._files.fill(names.shards_N.tolist(), offsets, targets, names):
+                if self._verify and (found := list(map(checksum, targets[run]))) != checksums[run]:
+                    wrong = next(i for i, value in enumerate(found) if value != checksums[run][i])
+                    raise ShardError(f"{names[run][wrong]}: {_OTHER_BYTES} (wrong checksum). {REMEDY}")
+                if codec != "raw":
+                    _decode(targets[run], codec, pixels_BCHW[run], names[run])
         return pixels_BCHW
 
-    def _name(self, shard: int, row: Any) -> str:
-        """What a sample is called in messages and logs."""
-        folder, entry = self._shards[shard]
-        return f"{folder.name}/{entry.name}:{member_key(folder.slugs[row['scene']], row['row'], row['col'])}"
+
+def _check_lengths(lengths: Sequence[int], num_bytes: int, codec: Codec, names: Sequence[str]) -> None:
+    """Checks what the index says of the stored size of tiles that have ``num_bytes`` each."""
+    least = num_bytes if codec == "raw" else 1
+    most = most_bytes(codec, num_bytes)
+    if min(lengths, default=least) >= least and max(lengths, default=most) <= most:
+        return
+    i, length = next((i, length) for i, length in enumerate(lengths) if not least <= length <= most)
+    raise ShardError(
+        f"{names[i]}: a tile of its kind has {num_bytes} bytes; the index says that {length} are stored, {codec}. "
+        f"{REMEDY}"
+    )
+
+
+def _decode(stored: Sequence[memoryview], codec: Codec, pixels_BCHW: Array, names: Sequence[str]) -> None:
+    """Fills tiles from their stored bytes."""
+    for content, pixels_CHW, name in zip(stored, pixels_BCHW, names, strict=True):
+        try:
+            decode(bytes(content), codec, pixels_CHW)
+        except ValueError as error:
+            raise ShardError(f"{name}: {_OTHER_BYTES} ({error}). {REMEDY}") from error
 
 
 def merged_statistics(manifests: Sequence[Manifest], modality: str) -> InputStatistics:
@@ -231,23 +309,3 @@ def _holding(manifests: Sequence[Manifest], modality: str, split: Split) -> list
         remedy = "build with a share held out (--holdout)" if split == "val" else "`ringmoe shards list` says why"
         raise ShardError(f"no tile of modality {modality!r} is in split {split!r} of {folders}: {remedy}")
     return holding
-
-
-class _OpenFiles:
-    """Descriptors of the files that were read last."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
-
-    def descriptor(self, number: int) -> int:
-        if number not in self._descriptors:
-            if len(self._descriptors) == _MOST_OPEN_FILES:
-                os.close(self._descriptors.popitem(last=False)[1])
-            self._descriptors[number] = os.open(self._paths[number], os.O_RDONLY | os.O_CLOEXEC)
-        self._descriptors.move_to_end(number)
-        return self._descriptors[number]
-
-    def close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])

@@ -16,7 +16,7 @@ from ringmoe.data.inputs import Group
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.manifest import RefusedFile, write_file
 from ringmoe.data.plan import Span, Unit
-from ringmoe.data.writer import ShardWriter, WrittenShard, npy_bytes
+from ringmoe.data.writer import ShardWriter, WrittenShard, npy_header
 from ringmoe.errors import SceneError
 from ringmoe.modality import get
 from ringmoe.raster.quality import is_nodata
@@ -96,7 +96,9 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
             try:
                 for tile, split in work.kept(span, unit):
                     if split not in writers:
-                        writers[split] = stack.enter_context(ShardWriter(folder / shard_file(unit.name, split)))
+                        writers[split] = stack.enter_context(
+                            ShardWriter(folder / shard_file(unit.name, split), unit.config.codec)
+                        )
                     key = member_key(span.slug, tile.record.row, tile.record.col)
                     writers[split].add(key, tile, scene=span.number, group=work.take(tile, split))
             except SceneError as error:
@@ -105,7 +107,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
-            write_file(folder, rows_file(unit.name, split), npy_bytes(rows))
+            write_file(folder, rows_file(unit.name, split), npy_header(rows) + rows.tobytes())
     states = [statistics.to_dict() for statistics in work.statistics.values()]
     write_file(folder, statistics_file(unit.name), json.dumps(states).encode())
     result = UnitResult(

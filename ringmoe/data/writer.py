@@ -6,7 +6,6 @@ and checksum of every tile's pixels are noted, so that a reader needs neither ta
 
 import io
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ import numpy as np
 from webdataset.writer import TarWriter
 
 from ringmoe.batch import Tile
+from ringmoe.data.codec import SUFFIX, Codec, checksum, encode
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import INDEX_DTYPE
 
@@ -41,8 +41,9 @@ class WrittenShard:
 class ShardWriter:
     """Writes one shard; a context manager. Without ``finish`` nothing is left behind."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, codec: Codec = "raw") -> None:
         """Begins the shard; ``finish`` gives the file its name."""
+        self._codec = codec
         self._file = DurableFile(path)
         self._tar = TarWriter(self._file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, compress=False, encoder=False)
         self._rows: list[tuple[int, ...]] = []
@@ -58,7 +59,7 @@ class ShardWriter:
         self._file.__exit__(kind, error, trace)
 
     def add(self, key: str, tile: Tile, *, scene: int, group: int) -> None:
-        """Appends a sample: ``<key>.json`` and ``<key>.npy``.
+        """Appends a sample: ``<key>.json``, and ``<key>.npy`` or ``<key>.pco``.
 
         Args:
             key: Unique in its modality, without a dot.
@@ -66,13 +67,13 @@ class ShardWriter:
             scene: Number of the scene, for the index.
             group: Number of the group, for the index.
         """
-        pixels = np.ascontiguousarray(tile.pixels_CHW)
-        member = npy_bytes(pixels)
+        stored = encode(tile.pixels_CHW, self._codec)
+        member = npy_header(tile.pixels_CHW) + stored
         record = json.dumps(tile.record.to_dict(), allow_nan=False).encode()
-        self._tar.write({"__key__": key, "json": record, "npy": member})
+        self._tar.write({"__key__": key, "json": record, SUFFIX[self._codec]: member})
         # the members are written in the order of their names, so the pixels are the last thing before the padding
         end = self._tar.tarstream.offset - -len(member) % _TAR_BLOCK
-        place = (end - pixels.nbytes, pixels.nbytes, zlib.crc32(pixels.data))
+        place = (end - len(stored), len(stored), checksum(stored))
         self._rows.append((*place, scene, tile.record.row, tile.record.col, group))
 
     def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
@@ -87,8 +88,9 @@ class ShardWriter:
         return shard, np.array(self._rows, dtype=INDEX_DTYPE)
 
 
-def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:
-    """An array as the content of an .npy file."""
+def npy_header(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    """What stands before an array's numbers in an .npy file: type and shape."""
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    described = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(buffer, described)
     return buffer.getvalue()

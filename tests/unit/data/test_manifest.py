@@ -67,7 +67,7 @@ def test_folders_without_a_manifest_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(format=2), "has format 2; this version reads 1"),
+        (lambda values: values.update(format=99), "has format 99; this version reads 2"),
         (lambda values: values.pop("format"), "has format None"),
         (lambda values: values.pop("quarantined"), "quarantined"),
         (lambda values: values["modalities"]["opt"].update(surprise=1), "surprise"),
