@@ -70,7 +70,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class StepTimes:
     """What was measured.
 
     Attributes:
@@ -235,7 +235,7 @@ class Watch(Callback):
         self.rows += rows
 
 
-def measure(settings: Settings) -> Profile:
+def measure(settings: Settings) -> StepTimes:
     """Trains a few steps and takes their time apart."""
     with tempfile.TemporaryDirectory() as folder, closing(build_trainer(run_of(settings, Path(folder)), start())) as it:
         torch.set_num_threads(1)
@@ -252,7 +252,7 @@ def measure(settings: Settings) -> Profile:
     rows, parts = watch.rows[steps], watch.parts[steps]
     of_loader = [process - sum(of_step.values()) for process, of_step in zip(watch.process[steps], parts, strict=True)]
     middle = partial(_median, [row.scalars for row in rows])
-    return Profile(
+    return StepTimes(
         parts={part: _median(parts, part) for part in parts[0]},
         loader=median(of_loader),
         data_waits=tuple(row.scalars["data_wait"] for row in rows),
@@ -283,7 +283,7 @@ def _median(rows: Sequence[dict[str, float]], name: str) -> float:
     return median(row.get(name, 0.0) for row in rows)
 
 
-def by_part(profile: Profile) -> dict[str, tuple[float, float | None, float]]:
+def by_part(profile: StepTimes) -> dict[str, tuple[float, float | None, float]]:
     """Part to CPU seconds of its forward, of its backward where it has one, and of both, the costliest first."""
     parts = {}
     for name in {name.removesuffix(BACKWARD) for name in profile.parts}:
@@ -292,7 +292,7 @@ def by_part(profile: Profile) -> dict[str, tuple[float, float | None, float]]:
     return dict(sorted(parts.items(), key=lambda part: -part[1][2]))
 
 
-def table_of(settings: Settings, profile: Profile) -> Table:
+def table_of(settings: Settings, profile: StepTimes) -> Table:
     """A line for each part, the costliest first."""
     title = f"a step of {settings.preset}, {settings.micro_batch} images, {settings.dtype}, one thread, CPU time"
     table = Table("part", title=title)
