@@ -23,6 +23,6 @@ def guarded(main: Callable[[], None]) -> int:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; run the same command again", file=sys.stderr)
         return 130
     return 0

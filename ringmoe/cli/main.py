@@ -35,6 +35,7 @@ VERBS = {
     "shards list": Verb("ringmoe.cli.shards", "show", "say what a folder of shards holds"),
     "shards verify": Verb("ringmoe.cli.shards", "verify", "check every shard against its checksum"),
     "models": Verb("ringmoe.cli.models", "run", "list the presets with their sizes"),
+    "init": Verb("ringmoe.cli.init", "run", "write a checkpoint of a preset's first weights, of any size"),
     "plan": Verb("ringmoe.cli.plan", "run", "predict memory, exchange and time of a run, or search what fits"),
     "evaluate": Verb("ringmoe.cli.evaluate", "run", "masked reconstruction of a checkpoint on held-out tiles"),
     "demo": Verb("ringmoe.cli.demo", "run", "walk the whole way once on synthetic scenes"),

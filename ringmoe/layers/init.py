@@ -7,8 +7,9 @@ attention masks) are computed on demand, so a model that was built on the meta d
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Literal, get_args
 
 import torch
@@ -50,13 +51,40 @@ def initialise(model: nn.Module, seed: int) -> None:
     """
 
     def fill(entry: Entry) -> None:
-        path, _, attribute = entry.path.rpartition(".")
-        kind = _kind(model.get_submodule(path), attribute, entry.name)
-        generator = torch.Generator().manual_seed(key("first weight", seed, entry.name))
-        entry.tensor.copy_(_DRAW[kind](torch.empty(entry.tensor.shape), generator))
+        entry.tensor.copy_(_first_value(model, entry, seed))
 
-    with ThreadPoolExecutor(min(DRAWN_AT_ONCE, torch.get_num_threads())) as pool:
+    with ThreadPoolExecutor(_num_threads()) as pool:
         list(pool.map(fill, canonical_entries(model)))
+
+
+@torch.no_grad()
+def first_weights(model: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """What ``initialise`` would set, name by name in float32, for models that are larger than the memory.
+
+    Args:
+        model: The model, of any device: ``meta`` will do.
+        seed: The run's seed.
+
+    Raises:
+        TypeError: See ``initialise``.
+    """
+    entries, num_threads = iter(canonical_entries(model)), _num_threads()
+    with ThreadPoolExecutor(num_threads) as pool:
+        while some := list(islice(entries, num_threads)):
+            values = pool.map(lambda entry: _first_value(model, entry, seed), some)
+            yield from zip((entry.name for entry in some), values, strict=True)
+
+
+def _num_threads() -> int:
+    return min(DRAWN_AT_ONCE, torch.get_num_threads())
+
+
+def _first_value(model: nn.Module, entry: Entry, seed: int) -> Tensor:
+    """The first value of one parameter, drawn by a generator of its own."""
+    path, _, attribute = entry.path.rpartition(".")
+    kind = _kind(model.get_submodule(path), attribute, entry.name)
+    generator = torch.Generator().manual_seed(key("first weight", seed, entry.name))
+    return _DRAW[kind](torch.empty(entry.tensor.shape), generator)
 
 
 def _kind(owner: nn.Module, attribute: str, name: str) -> Kind:
