@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -118,10 +118,28 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     if not isinstance(value, list | tuple):
         raise ConfigError(f"{where} is {value!r}; expected a list")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
+        if is_dataclass(arguments[0]) and isinstance(arguments[0], type):
+            return _convert_records(arguments[0], value, where)
         return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if len(arguments) != len(value):
         raise ConfigError(f"{where} has {len(value)} values; expected {len(arguments)}")
     return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, value, strict=True)))
+
+
+def _convert_records(cls: type[T], values: Sequence[Any], where: str) -> tuple[T, ...]:
+    """Many dataclasses of one type; what holds just the plain values that its fields ask for is taken as it is."""
+    hints = _hints(cls)
+    names, kinds = hints.keys(), tuple(hints.values())
+    is_plain = set(kinds) <= {int, str, bool}
+    return tuple(
+        cls(**value)
+        if is_plain
+        and type(value) is dict
+        and value.keys() == names
+        and tuple(map(type, map(value.get, names))) == kinds
+        else _convert(cls, value, f"{where}[{i}]")
+        for i, value in enumerate(values)
+    )
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:

@@ -2,9 +2,8 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
-from pathlib import Path
 
 from ringmoe.errors import ShardError
 
@@ -16,9 +15,9 @@ REMEDY = "`ringmoe shards verify` checks the whole folder; copy the file again, 
 class OpenFiles:
     """Descriptors of the files that were read last. Not for two threads at the same time."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        """Names the files; each is opened when it is first read."""
-        self._paths = paths
+    def __init__(self, open_file: Callable[[int], int]) -> None:
+        """Takes what opens a file by its number and gives its descriptor; each is opened when it is first read."""
+        self._open_file = open_file
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     def fill(
@@ -39,7 +38,7 @@ class OpenFiles:
         Raises:
             ShardError: One cannot be read in full.
         """
-        descriptors = self._open(files, names)
+        descriptors = self._open(files)
         at, sizes = [descriptors[file] for file in files], [len(target) for target in targets]
         step = max(_RUN // max(sizes, default=1), 1)
         elsewhere = []
@@ -66,14 +65,11 @@ class OpenFiles:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def _open(self, files: Sequence[int], names: Sequence[str]) -> OrderedDict[int, int]:
+    def _open(self, files: Sequence[int]) -> OrderedDict[int, int]:
         """Descriptors of these files and of some that were read before."""
         for file in (needed := set(files)):
             if file not in self._descriptors:
-                try:
-                    self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY | os.O_CLOEXEC)
-                except OSError as error:
-                    raise ShardError(f"{names[files.index(file)]} cannot be read: {error.strerror}") from error
+                self._descriptors[file] = self._open_file(file)
             self._descriptors.move_to_end(file)
         while len(self._descriptors) > max(_MOST_OPEN, len(needed)):
             os.close(self._descriptors.popitem(last=False)[1])

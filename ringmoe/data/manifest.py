@@ -6,6 +6,7 @@ the time: the same scenes and settings give the same bytes.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -264,6 +265,39 @@ class Manifest:
                 raise ShardError(f"{path} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
             if size != entry.bytes:
                 raise ShardError(f"{path} has {size:,} bytes, but was written with {entry.bytes:,}. {_REPAIR}")
+
+    def check_present(self, modality: str, split: Split) -> None:
+        """Looks whether every shard of a split is there: one listing of its folder, however many there are.
+
+        Raises:
+            ShardError: One is missing; the message names it.
+        """
+        shards = self.modalities[modality].splits[split].shards
+        folder = (self.root / shards[0].name).parent
+        try:
+            found = set(os.listdir(folder))
+        except OSError as error:
+            raise ShardError(f"{folder} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
+        missing = [shard.name for shard in shards if shard.name.rpartition("/")[2] not in found]
+        if missing:
+            others = f" and {len(missing) - 1} more shards are" if len(missing) > 1 else " is"
+            raise ShardError(f"{self.root / missing[0]}{others} missing. {_REPAIR}")
+
+    def open_file(self, entry: FileEntry) -> int:
+        """A descriptor to read a file from, if it has the size that it was written with.
+
+        Raises:
+            ShardError: It has not, or it cannot be opened; the message names it.
+        """
+        path = self.root / entry.name
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ShardError(f"{path} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
+        if (size := os.fstat(descriptor).st_size) != entry.bytes:
+            os.close(descriptor)
+            raise ShardError(f"{path} has {size:,} bytes, but was written with {entry.bytes:,}. {_REPAIR}")
+        return descriptor
 
     def verify(self) -> Iterator[tuple[FileEntry, str | None]]:
         """Reads every file and compares size and checksum; yields each with what is wrong with it, or None."""

@@ -11,7 +11,6 @@ batch, names are put together when somebody asks, and the memory of earlier batc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, overload
 
@@ -62,6 +61,7 @@ class _Folder:
     """One folder's share of a modality and split.
 
     Attributes:
+        manifest: What it holds.
         name: What it is called in the names of samples.
         slugs: Short name of each of its scenes.
         index: One row for each sample.
@@ -70,6 +70,7 @@ class _Folder:
         layouts: For each of its groups the position in the reader's list of layouts.
     """
 
+    manifest: Manifest
     name: str
     slugs: tuple[str, ...]
     index: Index
@@ -129,11 +130,12 @@ class TileReader:
     Attributes:
         statistics: The input contract of the tiles.
         shard_sizes: Samples of each shard of all folders.
+        sets: Position of each folder that has samples, among those given, to the samples of its shards.
         num_samples: Samples of all folders.
     """
 
     def __init__(self, manifests: Sequence[Manifest], modality: str, split: Split, *, verify: bool = True) -> None:
-        """Opens the indices and looks at every shard's size.
+        """Opens the indices and looks whether every shard is there; its size is compared when it is first read.
 
         Args:
             manifests: Folders to read from; those that lack the modality or split are passed over.
@@ -142,31 +144,31 @@ class TileReader:
             verify: Whether the checksum of every tile is compared while it is read.
 
         Raises:
-            ShardError: No folder has the modality or split, a shard is missing or has another size, or folders
-                disagree about the modality.
+            ShardError: No folder has the modality or split, a shard is missing, or folders disagree about
+                the modality.
         """
         holding = _holding(manifests, modality, split)
+        self.sets: dict[int, tuple[int, ...]] = {}
         self.statistics = merged_statistics(holding, modality)
         self._modality = modality
         self._verify = verify
         self._layouts: list[_Layout] = []
         self._folders: list[_Folder] = []
         self._shards: list[tuple[_Folder, ShardEntry]] = []
-        paths: list[Path] = []
-        for manifest in holding:
-            if split not in manifest.modalities[modality].splits:
+        for number, manifest in enumerate(manifests):
+            if modality not in manifest.modalities or split not in manifest.modalities[modality].splits:
                 continue
             shards = manifest.modalities[modality].splits[split].shards
-            manifest.check_sizes(shards)
+            manifest.check_present(modality, split)
             folder = self._open_folder(manifest, split)
             self._folders.append(folder)
             self._shards += [(folder, shard) for shard in shards]
-            paths += [manifest.root / shard.name for shard in shards]
+            self.sets[number] = tuple(shard.samples for shard in shards)
         self.shard_sizes = tuple(shard.samples for _, shard in self._shards)
         self.num_samples = sum(self.shard_sizes)
         self._shard_ends = np.cumsum(self.shard_sizes)
         self._folder_ends = np.cumsum([len(folder.index) for folder in self._folders])
-        self._files = OpenFiles(paths)
+        self._files = OpenFiles(self._open_shard)
         self._memory = ReusedMemory()
         self._lock = Lock()  # a file must not be closed by one thread while another reads from it
 
@@ -208,6 +210,10 @@ class TileReader:
                 whole[here_N] = part
         return found
 
+    def _open_shard(self, number: int) -> int:
+        folder, shard = self._shards[number]
+        return folder.manifest.open_file(shard)
+
     def _open_folder(self, manifest: Manifest, split: Split) -> _Folder:
         """Opens the index of one folder and translates its groups."""
         entry = manifest.modalities[self._modality]
@@ -221,6 +227,7 @@ class TileReader:
                     "statistics to normalise its tiles with. Build the shards without these scenes"
                 )
         return _Folder(
+            manifest=manifest,
             name=manifest.root.absolute().name,
             slugs=tuple(scene.slug for scene in entry.scenes),
             index=manifest.open_index(self._modality, split).view(np.ndarray),  # the map's own class is slow to index

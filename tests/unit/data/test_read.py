@@ -69,17 +69,31 @@ def test_folders_of_other_tile_sizes_and_types_are_read_together(tmp_path):
     assert merged.minimum == min(part.minimum for part in parts)
 
 
-def test_a_missing_or_truncated_shard_is_named_before_anything_is_read(own_shards):
+def test_a_missing_shard_is_named_before_anything_is_read(own_shards):
+    root = own_shards()
+    (root / "opt/train-000001.tar").unlink()
+    with pytest.raises(ShardError, match=r"opt/train-000001\.tar is missing"):
+        TileReader([Manifest.open(root)], "opt", "train")
+    (root / "opt/train-000000.tar").unlink()
+    with pytest.raises(ShardError, match=r"opt/train-000000\.tar and 1 more shards are missing"):
+        TileReader([Manifest.open(root)], "opt", "train")
+
+
+def test_a_truncated_shard_is_named_when_it_is_first_read(own_shards):
+    """Not before: forty thousand sizes are as many questions to a file system that may be far away."""
     root = own_shards()
     path = root / "opt/train-000001.tar"
     content = path.read_bytes()
     path.chmod(0o644)
     path.write_bytes(content[:-2000])
-    with pytest.raises(ShardError, match=rf"train-000001\.tar has {len(content) - 2000:,} bytes.*{len(content):,}"):
-        TileReader([Manifest.open(root)], "opt", "train")
+    reader = TileReader([Manifest.open(root)], "opt", "train")
+    reader.read(np.arange(40))
+    message = rf"train-000001\.tar has {len(content) - 2000:,} bytes.*{len(content):,}"
+    with pytest.raises(ShardError, match=message):
+        reader.read(np.arange(39, 42))
     path.unlink()
     with pytest.raises(ShardError, match=r"train-000001\.tar is missing"):
-        TileReader([Manifest.open(root)], "opt", "train")
+        reader.read(np.array([40]))
 
 
 def test_a_damaged_member_is_named(own_shards):
@@ -101,6 +115,7 @@ def test_a_damaged_member_is_named(own_shards):
 def test_a_shard_that_shrinks_while_it_is_read_is_named(own_shards):
     manifest = Manifest.open(own_shards())
     reader = TileReader([manifest], "sar_l2", "train")
+    reader.read(np.array([0]))
     with (manifest.root / "sar_l2/train-000000.tar").open("r+b") as file:
         file.truncate(5000)
     with pytest.raises(ShardError, match=r"sar_l2/train-000000\.tar:.* could be read"):
