@@ -82,7 +82,8 @@ def run(config: PlanConfig) -> None:
         ConfigError: Settings contradict each other, or nothing fits.
     """
     base, cluster = _run(config), find_cluster(config.cluster)
-    work = Workload(base.model, base.parallel.dtype, base.data.weights, decays, clips=base.optimiser.clip > 0)
+    weights = base.data.weights_without_shards()
+    work = Workload(base.model, base.parallel.dtype, weights, decays, clips=base.optimiser.clip > 0)
     found = [
         _search(config, base, work, cluster, devices)
         if config.search
@@ -150,7 +151,7 @@ def _setting(run: RunConfig, devices: int) -> Setting:
         engine=EngineFile.read(run.parallel.engine, run.parallel.dtype),
         dtype=run.parallel.dtype,
         recompute=run.parallel.recompute,
-        images=split_images(run.model, run.data.micro_batch, run.data.weights),
+        images=split_images(run.model, run.data.micro_batch, run.data.weights_without_shards()),
         accumulation=accumulation,
         clips=run.optimiser.clip > 0,
     )

@@ -7,8 +7,9 @@ step at which it stopped.
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,37 +20,38 @@ from ringmoe.data.augment import CropConfig, random_crops, resample, turn_phase,
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import Split
 from ringmoe.data.manifest import Manifest
-from ringmoe.data.mixing import images_per_micro_batch
+from ringmoe.data.mixing import MixtureConfig
 from ringmoe.data.normalise import Normaliser
-from ringmoe.data.order import SampleOrder, even_share, micro_batch_positions
+from ringmoe.data.order import BLOCK, MixedOrder, SampleOrder, even_share, micro_batch_positions
 from ringmoe.data.prefetch import Prefetch
 from ringmoe.data.read import TileReader
 from ringmoe.errors import ConfigError, ShardError
 
 # B images of one modality, C channels, S side of an image
 
+_CHUNK = 256  # positions that are located at once: few take as long as many
+
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(MixtureConfig):
     """Which shards are read, and how batches are made of them.
 
     Attributes:
-        shards: Folders made by ``ringmoe shards build``; the tiles of all of them are mixed.
+        shards: Folders made by ``ringmoe shards build``; all of them are mixed.
         micro_batch: Images of all modalities together in one micro-batch of one rank.
-        weights: Share of each modality in a micro-batch; empty for equal shares.
         crop: Random resized crop and flip of training.
         random_phase: Whether training turns each complex image by a random angle.
         shuffle_window: Shards whose samples are mixed with each other; more mix better and read more files at a time.
+            See docs/data_order.md for what each size is worth.
         prefetch: Steps that are made ahead.
         verify: Whether the checksum of every tile is compared while it is read.
     """
 
     shards: tuple[Path, ...] = ()
     micro_batch: int = 16
-    weights: dict[str, float] = field(default_factory=dict)
     crop: CropConfig = field(default_factory=CropConfig)
     random_phase: bool = True
-    shuffle_window: int = 16
+    shuffle_window: int = 64
     prefetch: int = 2
     verify: bool = True
 
@@ -57,11 +59,26 @@ class DataConfig:
         """Checks the ranges.
 
         Raises:
-            ConfigError: A value is out of range.
+            ConfigError: A value is out of range, or shares are given in several ways.
         """
+        super().__post_init__()
         for name in ("micro_batch", "shuffle_window", "prefetch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1; it is {getattr(self, name)}")
+
+
+class Share(NamedTuple):
+    """What one data set is of a modality's images.
+
+    Attributes:
+        folders: Folders of shards that make it up; their tiles are alike.
+        num_samples: Tiles of all of them.
+        part: Of the modality's images, at most 1.
+    """
+
+    folders: tuple[Path, ...]
+    num_samples: int
+    part: float
 
 
 class Loader:
@@ -104,8 +121,6 @@ class Loader:
         """
         if not config.shards:
             raise ConfigError("no shards are given: name folders made by `ringmoe shards build` (--data.shards)")
-        self.images_per_micro_batch = images_per_micro_batch(config.micro_batch, modalities, config.weights)
-        self.images_per_step = {key: n * world * accumulation for key, n in self.images_per_micro_batch.items()}
         self._config = config
         self._image_size = image_size
         self._seed = seed
@@ -113,10 +128,16 @@ class Loader:
         self._augment = augment
         self._manifests = [Manifest.open(path) for path in config.shards]
         self._readers = {key: TileReader(self._manifests, key, split, verify=config.verify) for key in modalities}
-        self._orders = {
-            key: SampleOrder(reader.shard_sizes, seed=counter.key(seed, "order", key), window=config.shuffle_window)
+        self.images_per_micro_batch = config.split_images(config.micro_batch, self.num_samples)
+        self.images_per_step = {key: n * world * accumulation for key, n in self.images_per_micro_batch.items()}
+        self._set_shares = {
+            key: config.share_sets(
+                BLOCK, {number: sum(sizes) for number, sizes in reader.sets.items()}, len(self._manifests)
+            )
             for key, reader in self._readers.items()
         }
+        self._orders = {key: self._order(key) for key in modalities}
+        self._located = lru_cache(maxsize=2 * len(modalities))(self._locate_chunk)
         self._normalisers = {key: Normaliser(reader.statistics) for key, reader in self._readers.items()}
 
     @property
@@ -131,8 +152,13 @@ class Loader:
 
     @property
     def num_steps_per_epoch(self) -> int:
-        """Steps until every sample of every modality has been seen; the smaller modalities begin again meanwhile."""
-        return max(-(-num // self.images_per_step[key]) for key, num in self.num_samples.items())
+        """Steps until every sample of every modality has been seen; smaller sets begin again meanwhile."""
+        return max(-(-order.epoch_length // self.images_per_step[key]) for key, order in self._orders.items())
+
+    @property
+    def mixture(self) -> dict[str, tuple[Share, ...]]:
+        """What the images of each modality are made up of: one share where all tiles are alike, else one a folder."""
+        return {key: tuple(self._shares(key)) for key in self._readers}
 
     def batch(self, step: int, micro: int) -> Batch:
         """One micro-batch of this rank.
@@ -151,7 +177,7 @@ class Loader:
                 world=self._world,
                 accumulation=self._accumulation,
             )
-            images[key] = self._images(key, *self._orders[key].locate(positions_B))
+            images[key] = self._images(key, *self._locate(key, positions_B))
         return Batch(images)
 
     def iterate(self, start_step: int = 0) -> Generator[list[Batch], None, None]:
@@ -182,6 +208,7 @@ class Loader:
             "seed": self._seed,
             "images_per_step": self.images_per_step,
             "shuffle_window": self._config.shuffle_window,
+            "set_shares": {key: list(shares.values()) if shares else None for key, shares in self._set_shares.items()},
             "shards": [manifest.fingerprint for manifest in self._manifests],
         }
 
@@ -204,6 +231,35 @@ class Loader:
         """Closes the shards; iterators must be closed before."""
         for reader in self._readers.values():
             reader.close()
+
+    def _order(self, key: str) -> SampleOrder | MixedOrder:
+        """The order of a modality: of the tiles of all folders together, or of each folder's with its share."""
+        seed, window, shares = counter.key(self._seed, "order", key), self._config.shuffle_window, self._set_shares[key]
+        if shares is None:
+            return SampleOrder(self._readers[key].shard_sizes, seed=seed, window=window)
+        sets = self._readers[key].sets
+        orders = [
+            SampleOrder(sizes, seed=counter.key(seed, "set", number), window=window) for number, sizes in sets.items()
+        ]
+        return MixedOrder(orders, [shares[number] for number in sets], seed=seed)
+
+    def _shares(self, key: str) -> Iterator[Share]:
+        reader, shares, roots = self._readers[key], self._set_shares[key], [each.root for each in self._manifests]
+        if shares is None:
+            yield Share(tuple(roots[number] for number in reader.sets), reader.num_samples, 1.0)
+            return
+        for number, sizes in reader.sets.items():
+            yield Share((roots[number],), sum(sizes), shares[number] / BLOCK)
+
+    def _locate(self, key: str, positions_B: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands at positions that lie behind each other: epoch and number of each sample, (B,) int64."""
+        chunks = range(int(positions_B[0]) // _CHUNK, int(positions_B[-1]) // _CHUNK + 1)
+        epochs, samples = zip(*(self._located(key, chunk) for chunk in chunks), strict=True)
+        places_B = positions_B - chunks.start * _CHUNK
+        return torch.cat(epochs)[places_B], torch.cat(samples)[places_B]
+
+    def _locate_chunk(self, key: str, chunk: int) -> tuple[Tensor, Tensor]:
+        return self._orders[key].locate(torch.arange(chunk * _CHUNK, (chunk + 1) * _CHUNK))
 
     def _step(self, step: int) -> list[Batch]:
         return [self.batch(step, micro) for micro in range(self._accumulation)]

@@ -5,6 +5,9 @@ reader works on few files at a time and neighbours in the order come from differ
 data set is ever held: the permutation of a window is a Feistel network on just enough bits, walked until it lands
 inside (Black and Rogaway, 2002). Continuing at any position costs as much as starting.
 
+Data sets that are mixed in fixed shares have an order and epochs of their own each; the stream of positions is dealt
+out to them block by block (``MixedOrder``).
+
 Who reads what is arithmetic on positions (``micro_batch_positions``): the number of ranks never changes the order.
 """
 
@@ -16,7 +19,9 @@ from torch import Tensor
 
 from ringmoe import counter
 
-# N positions asked for, S shards
+# N positions asked for, S shards, D data sets, P positions of a block
+
+BLOCK = 4096  # positions of which each of several mixed data sets has a fixed number
 
 _NUM_ROUNDS = 10  # with fewer, windows of a handful of samples prefer some permutations
 
@@ -66,6 +71,7 @@ class SampleOrder:
         self._seed = seed
         self._window = window
         self.num_samples = int(self._samples_S.sum())
+        self.epoch_length = self.num_samples  # positions until each sample came once
         self._epoch_shards = lru_cache(maxsize=2)(self._permuted_shards)
 
     def locate(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +113,63 @@ class SampleOrder:
         slots_N = torch.searchsorted(ends_S, mixed_N, right=True)
         shards_N = shards_S[slots_N]
         return self._first_S[shards_N] + mixed_N - (ends_S[slots_N] - self._samples_S[shards_N])
+
+
+class MixedOrder:
+    """The endless order of several data sets in fixed shares; the samples are counted data set after data set.
+
+    Each block of ``BLOCK`` positions deals the same number to each data set, in an order of its own, and a data set
+    takes what it is dealt in its own order. So every prefix of the stream holds a prefix of each data set's order:
+    none of its samples comes twice before all of them came once, wherever a run stops.
+
+    Args:
+        orders: Of each data set.
+        shares: Positions of each data set in a block; they add up to ``BLOCK``.
+        seed: Another seed deals differently.
+    """
+
+    def __init__(self, orders: Sequence[SampleOrder], shares: Sequence[int], *, seed: int) -> None:
+        self._orders = orders
+        self._shares_D = torch.tensor(shares, dtype=torch.int64)
+        self._ends_D = self._shares_D.cumsum(0)
+        self._seed = seed
+        sizes_D = torch.tensor([order.num_samples for order in orders])
+        self._first_D = sizes_D.cumsum(0) - sizes_D
+        self.epoch_length = max(
+            -(-order.epoch_length * BLOCK // share) for order, share in zip(orders, shares, strict=True)
+        )
+        self._dealt_block = lru_cache(maxsize=4)(self._deal)
+
+    def locate(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
+        """What stands at these positions, as in ``SampleOrder.locate``; each epoch is that of the sample's data set."""
+        sets_N, places_N = self.deal(positions_N)
+        epochs_N, samples_N = torch.empty_like(positions_N), torch.empty_like(positions_N)
+        for number in torch.unique(sets_N).tolist():
+            here_N = sets_N == number
+            epochs_N[here_N], found_M = self._orders[number].locate(places_N[here_N])
+            samples_N[here_N] = self._first_D[number] + found_M
+        return epochs_N, samples_N
+
+    def deal(self, positions_N: Tensor) -> tuple[Tensor, Tensor]:
+        """The data set that each position belongs to, and the position in its own order: (N,) int64 each."""
+        sets_N, places_N = torch.empty_like(positions_N), torch.empty_like(positions_N)
+        blocks_N = positions_N // BLOCK
+        for block in range(int(blocks_N[0]), int(blocks_N[-1]) + 1):
+            here_N = blocks_N == block
+            sets_P, ranks_P = self._dealt_block(block)
+            offsets_M = positions_N[here_N] - block * BLOCK
+            sets_N[here_N] = sets_M = sets_P[offsets_M]
+            places_N[here_N] = block * self._shares_D[sets_M] + ranks_P[offsets_M]
+        return sets_N, places_N
+
+    def _deal(self, block: int) -> tuple[Tensor, Tensor]:
+        """Of each position of a block: its data set, and how many positions before it are of the same one."""
+        slots_P = permute(torch.arange(BLOCK), BLOCK, counter.key(self._seed, "sets", block))
+        sets_P = torch.searchsorted(self._ends_D, slots_P, right=True)
+        by_set_P = sets_P.argsort(stable=True)
+        ranks_P = torch.empty_like(by_set_P)
+        ranks_P[by_set_P] = torch.arange(BLOCK) - (self._ends_D - self._shares_D)[sets_P[by_set_P]]
+        return sets_P, ranks_P
 
 
 def micro_batch_positions(step: int, micro: int, *, images: int, rank: int, world: int, accumulation: int) -> Tensor:

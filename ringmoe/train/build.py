@@ -25,6 +25,7 @@ from ringmoe.train.callbacks.evaluation import Evaluation
 from ringmoe.train.callbacks.expert_load import ExpertLoad
 from ringmoe.train.callbacks.memory import Memory
 from ringmoe.train.callbacks.metrics_file import MetricsFile
+from ringmoe.train.callbacks.mixture import Mixture
 from ringmoe.train.callbacks.nan_guard import NanGuard
 from ringmoe.train.callbacks.pictures import Pictures
 from ringmoe.train.callbacks.progress import ProgressLine
@@ -106,6 +107,7 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
     every, pictures = config.every, config.output / "pictures"
     images = config.images_per_step(world.size)
     yield HangWatch(config.hang_after, config.output / "stacks")
+    yield Mixture()
     yield NanGuard()
     yield Speed(
         images_per_step=images,

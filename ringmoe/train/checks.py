@@ -5,7 +5,6 @@ from contextlib import closing
 from itertools import product
 
 from ringmoe.data.manifest import Manifest
-from ringmoe.data.mixing import images_per_micro_batch
 from ringmoe.distributed.engine_file import LEAN, check_engine_file, read_engine_file
 from ringmoe.distributed.lean import check_lean
 from ringmoe.distributed.topology import Topology
@@ -24,14 +23,14 @@ def check(config: RunConfig, world: int) -> None:
     Raises:
         ConfigError: Settings contradict each other; for each contradiction the message says what to do.
     """
-    problems = []
+    problems: dict[str, None] = {}  # each once, though the loader finds some of them again
     for rule in RULES:
         try:
             rule(config, world)
         except RingMoEError as error:
-            problems.append(str(error))
+            problems[str(error)] = None
     if problems:
-        raise ConfigError(problems[0] if len(problems) == 1 else "\n".join(("several settings do not fit:", *problems)))
+        raise ConfigError("\n".join(problems if len(problems) == 1 else ("several settings do not fit:", *problems)))
 
 
 def _decoders(config: RunConfig, world: int) -> None:
@@ -66,7 +65,8 @@ def _engine(config: RunConfig, world: int) -> None:
 
 
 def _batch(config: RunConfig, world: int) -> None:
-    images_per_micro_batch(config.data.micro_batch, config.model.modalities, config.data.weights)
+    # of equal sizes, as no shard is open yet: whether there are enough images, and of the right modalities
+    config.data.split_images(config.data.micro_batch, dict.fromkeys(config.model.modalities, 1))
     total, found = config.batch.total, config.images_per_step(world)
     if total is not None and total != found:
         per_round = config.data.micro_batch * world
@@ -83,8 +83,9 @@ def _batch(config: RunConfig, world: int) -> None:
 def _shards(config: RunConfig, world: int) -> None:
     with closing(train_loader(config, rank=0, world=world)), closing(whole_tiles_loader(config.data, config.model)):
         pass  # opening them finds out whether every modality is there
-    for folder, key in product(config.data.shards, config.model.modalities):
-        entry = Manifest.open(folder).modalities.get(key)
+    manifests = {folder: Manifest.open(folder) for folder in config.data.shards}
+    for folder, key in product(manifests, config.model.modalities):
+        entry = manifests[folder].modalities.get(key)
         if entry is not None and entry.tile < config.model.image_size:
             raise ConfigError(
                 f"{folder}: tiles of {key} have {entry.tile} pixels, the model takes images of "

@@ -1,19 +1,29 @@
 """What a run would do, from its settings and the shards' manifests alone."""
 
+from contextlib import closing
+
+from rich.console import Group
 from rich.table import Table
 
+from ringmoe.data.loader import Loader
 from ringmoe.train.loaders import train_loader
+from ringmoe.train.mixture import mixture_table
 from ringmoe.train.run import RunConfig
 
 
-def plan_of(config: RunConfig, world: int) -> Table:
-    """The resolved plan as a table: sizes of the model, images, tokens and steps.
+def plan_of(config: RunConfig, world: int) -> Group:
+    """The resolved plan as two tables: sizes of the model, images, tokens and steps; and what is read how often.
 
     Args:
         config: The run, already checked.
         world: Ranks that it is planned for.
     """
-    model, loader = config.model, train_loader(config, rank=0, world=world)
+    with closing(train_loader(config, rank=0, world=world)) as loader:
+        return Group(_sizes(config, world, loader), mixture_table(loader, config.schedule.steps))
+
+
+def _sizes(config: RunConfig, world: int, loader: Loader) -> Table:
+    model = config.model
     active = max(model.num_active_params(key) for key in model.modalities)
     tokens = model.map_size(0) ** 2
     images = loader.images_per_step
@@ -27,7 +37,6 @@ def plan_of(config: RunConfig, world: int) -> Table:
         + ", ".join(f"{key} {number}" for key, number in images.items()),
         "tokens in a step": f"{sum(images.values()) * tokens:,}",
         "FLOPs in a step": f"{model.training_flops(images):.3g} (forward and backward, without recomputation)",
-        "tiles to train on": ", ".join(f"{key} {number:,}" for key, number in loader.num_samples.items()),
         "steps": f"{config.schedule.steps:,}, {epochs:.3g} epochs of {loader.num_steps_per_epoch:,}",
         "learning rate": f"{config.optimiser.lr:g} after {config.schedule.warmup} steps, down to "
         f"{config.optimiser.lr * config.schedule.floor:g}",

@@ -1,4 +1,3 @@
-import json
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -87,30 +86,6 @@ def test_the_global_batch_does_not_depend_on_the_ranks(shards, world, accumulati
         return found
 
     assert images(world, accumulation, micro_batch) == images(1, 1, 24)
-
-
-def test_a_ledger_over_epochs_and_an_interruption(shards):
-    """Each sample comes once in each epoch, also where a run stops and another world goes on."""
-    seen: dict[str, list[str]] = {key: [] for key in FOUR}
-    plan = [(0, 5, 1, 24), (5, 12, 2, 12), (12, 20, 1, 24)]
-    state = None
-    for start, end, world, micro_batch in plan:
-        config = DataConfig(shards=(shards.root,), micro_batch=micro_batch, shuffle_window=2)
-        loaders = [_loader(shards.root, config=config, rank=rank, world=world) for rank in range(world)]
-        if state is not None:
-            assert json.loads(json.dumps(state)) == loaders[0].state(start)
-            loaders[0].check_state(json.loads(json.dumps(state)))
-        for step in range(start, end):
-            for loader in loaders:
-                for key, images in loader.batch(step, 0).images.items():
-                    seen[key] += images.sample_ids
-        state = loaders[0].state(end)
-    for key, num_samples in loaders[0].num_samples.items():
-        assert len(seen[key]) == 120
-        for first in range(0, 120 - num_samples + 1, num_samples):
-            assert Counter(seen[key][first : first + num_samples]).most_common(1)[0][1] == 1
-    assert loaders[0].num_samples == {"opt": 80, "ms": 40, "sar_l1": 40, "sar_l2": 40}
-    assert loaders[0].num_steps_per_epoch == 14
 
 
 def test_each_epoch_crops_and_masks_differently(shards):

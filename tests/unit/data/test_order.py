@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringmoe import counter
-from ringmoe.data.order import SampleOrder, even_share, micro_batch_positions, permute
+from ringmoe.data.order import BLOCK, MixedOrder, SampleOrder, even_share, micro_batch_positions, permute
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=12)
 
@@ -54,6 +54,42 @@ def test_a_window_reads_only_its_shards_and_mixes_them():
         assert (window[1:] != window[:-1]).float().mean() > 0.6  # 3/4 where neighbours are independent
     ranks = np.corrcoef(order.locate(torch.arange(1000))[1].numpy(), np.arange(1000))[0, 1]
     assert abs(ranks) < 0.5
+
+
+def _mixed(sizes, shares, seed=5):
+    orders = [SampleOrder(each, seed=number, window=2) for number, each in enumerate(sizes)]
+    return MixedOrder(orders, shares, seed=seed), orders
+
+
+def test_mixed_sets_keep_their_shares_order_and_epochs():
+    sizes, shares = ([40, 25, 60], [300, 300], [5]), (1024, 3065, 7)
+    order, alone = _mixed(sizes, shares)
+    positions = torch.arange(3 * BLOCK + 100)
+    epochs, samples = order.locate(positions)
+    first = 0
+    for number, (each, share) in enumerate(zip(sizes, shares, strict=True)):
+        here = (samples >= first) & (samples < first + sum(each))
+        assert [int(block.sum()) for block in here[: 3 * BLOCK].split(BLOCK)] == [share] * 3
+        # what a set is dealt is its own order from the beginning, without a gap, wherever one stops
+        expected_epochs, expected = alone[number].locate(torch.arange(int(here.sum())))
+        assert (samples[here] - first).equal(expected)
+        assert epochs[here].equal(expected_epochs)
+        first += sum(each)
+    assert order.epoch_length == -(-5 * BLOCK // 7)  # until the set of the smallest share is through
+
+
+def test_a_mixed_order_can_be_asked_anywhere():
+    order, _ = _mixed(([40, 25], [300, 300]), (4000, 96))
+    whole = order.locate(torch.arange(2 * BLOCK))
+    again, _ = _mixed(([40, 25], [300, 300]), (4000, 96))
+    for first, last in ((5000, 5003), (BLOCK - 2, BLOCK + 2), (0, 1)):
+        part = again.locate(torch.arange(first, last))
+        assert all(found[first:last].equal(mine) for found, mine in zip(whole, part, strict=True))
+    assert not _mixed(([40, 25], [300, 300]), (4000, 96), seed=6)[0].locate(torch.arange(99))[1].equal(whole[1][:99])
+    # no set comes in a row or in a rhythm: the rarer one stands anywhere among 4096 positions
+    rare = (whole[1][:BLOCK] >= 65).nonzero()[:, 0].float()
+    assert abs(rare.mean() / BLOCK - 0.5) < 0.1
+    assert rare.diff().std() > 0.7 * rare.diff().mean()
 
 
 @pytest.mark.parametrize(("world", "accumulation", "images"), [(1, 1, 24), (2, 1, 12), (4, 3, 2), (1, 4, 6), (3, 2, 4)])

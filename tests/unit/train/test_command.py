@@ -60,7 +60,7 @@ def test_a_dry_run_says_what_would_be_done_and_starts_nothing(arguments, tmp_pat
     plan = " ".join(capsys.readouterr().out.split())
     assert "2, experts over 2, engine zero1, fp32" in plan  # as many ranks as the experts need
     assert "64: opt 16, ms 16, sar_l1 16, sar_l2 16" in plan
-    assert "opt 15, ms 15, sar_l1 15, sar_l2 15" in plan
+    assert "sar_l2 shards 15 16 192 12.8 12 or 13 times" in plan
     assert "12, 12 epochs of 1" in plan
     assert not output.exists()
 
