@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from ringmoe import counter
-from ringmoe.data.augment import CropConfig, random_crops, resample, turn_phase, whole_tiles
+from ringmoe.data.augment import CropConfig, Crops, random_crops, resample, turn_phase, whole_tiles
 from ringmoe.errors import ConfigError
 
 
@@ -50,12 +50,22 @@ def test_pixels_are_resampled_like_torch_does_it_one_by_one():
     crops = random_crops(_keys(12), 40, CropConfig())
     assert crops.flip_B.any()
     assert not crops.flip_B.all()
-    for size in (20, 40, 56):
+    for size in (7, 20, 40, 56):
         found = resample(pixels, crops, size, "triangle")
         for i, (top, left, height, width, flip) in enumerate(zip(*map(torch.Tensor.tolist, crops), strict=True)):
             crop = pixels[i : i + 1, :, top : top + height, left : left + width]
             expected = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
-            assert found[i].equal(expected.flip(-1) if flip else expected)
+            torch.testing.assert_close(found[i], expected.flip(-1) if flip else expected, rtol=0, atol=2e-5)
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    """Crops of other scales need other numbers of pixels; those that an image does not need weigh nothing."""
+    pixels = torch.rand(6, 2, 40, 40)
+    crops = random_crops(_keys(6), 40, CropConfig())
+    together = resample(pixels, crops, 12, "triangle")
+    for i in range(6):
+        alone = resample(pixels[i : i + 1], Crops(*(part[i : i + 1] for part in crops)), 12, "triangle")
+        assert alone[0].equal(together[i])
 
 
 def test_whole_tiles_of_the_right_size_are_unchanged():
