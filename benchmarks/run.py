@@ -31,6 +31,8 @@ FAMILIES = (
     "training_step",
     "encoder",
     "loader",
+    "whole_loader",
+    "order",
     "tiler",
 )
 
