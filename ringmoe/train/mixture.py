@@ -1,6 +1,7 @@
 """What a run will read of each modality and each data set, as a table."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -21,13 +22,14 @@ def mixture_table(loader: Loader, steps: int) -> Table:
     table = Table("modality", "shards", title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("tiles", "a step", "in all", "epochs", "each tile comes"):
         table.add_column(column, justify="right", no_wrap=True)
+    names = _names([folder for shares in loader.mixture.values() for share in shares for folder in share.folders])
     for key, shares in loader.mixture.items():
         for share in shares:
             per_step = loader.images_per_step[key] * share.part
             images = round(per_step * steps)
             table.add_row(
                 key,
-                escape(_names(share.folders)),
+                escape(" and ".join(names[folder] for folder in share.folders)),
                 f"{share.num_samples:,}",
                 f"{per_step:g}" if per_step == int(per_step) else f"{per_step:.1f}",
                 f"{images:,}",
@@ -37,8 +39,11 @@ def mixture_table(loader: Loader, steps: int) -> Table:
     return table
 
 
-def _names(folders: Sequence[Path]) -> str:
-    return " and ".join(folder.absolute().name for folder in folders)
+def _names(folders: Iterable[Path]) -> dict[Path, str]:
+    """What each folder is called: its name, or its path where others have the same."""
+    found = {folder: folder.absolute().name for folder in folders}
+    counts = Counter(found.values())
+    return {folder: name if counts[name] == 1 else str(folder) for folder, name in found.items()}
 
 
 def _times(images: int, tiles: int) -> str:

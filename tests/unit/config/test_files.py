@@ -65,3 +65,33 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
         load_yaml(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         load_yaml(tmp_path / "none.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    name: str
+    size: int
+    is_new: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    records: tuple[Record, ...]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"name": "a", "size": True, "is_new": False}, r"records\[1\]\.size is True"),
+        ({"name": "a", "size": "3", "is_new": False}, r"records\[1\]\.size is '3'"),
+        ({"name": "a", "sise": 3, "is_new": False}, r"records\[1\]: no setting 'sise'; did you mean 'size'"),
+        ({"name": "a"}, r"records\[1\].*size"),
+        ("a", r"records\[1\] is 'a'; expected a mapping"),
+    ],
+)
+def test_many_records_are_checked_one_by_one(record, message):
+    good = {"name": "g", "size": 1, "is_new": True}
+    expected = (Record(name="g", size=1, is_new=True), Record(name="h", size=2))
+    assert from_dict(Table, {"records": [good, {"size": 2, "name": "h"}]}).records == expected
+    with pytest.raises(ConfigError, match=message):
+        from_dict(Table, {"records": [good, record]})

@@ -38,3 +38,11 @@ def test_folders_with_shares_repeat_each_at_its_own_pace(rows):
     assert "opt other 15 1.5 1,500 100 100 times" in lines
     assert rows(2, set_weights=(3.0, 1.0))[-2] == "sar_l2 other 15 1.5 3 0.2 at most once"
     assert rows(7, set_weights=(1.0, 1.0))[-2] == "sar_l2 other 15 3 21 1.4 1 or 2 times"
+
+
+def test_folders_of_one_name_are_told_apart(shards, tmp_path):
+    twin = shutil.copytree(shards, tmp_path / "elsewhere" / shards.name)
+    config = DataConfig(shards=(shards, twin), micro_batch=4, set_temperature=1)
+    with closing(Loader(config, modalities=("opt",), image_size=16, seed=0)) as loader:
+        names = list(mixture_table(loader, 1).columns[1].cells)
+    assert names == [str(shards), str(twin)]
