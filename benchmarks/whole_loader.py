@@ -4,13 +4,15 @@
 
 * tiny: batches of the preset's 32 images, all four modalities, beside optimiser steps of its model on such batches. One
   thread; once in CPU time, which is what a core can feed, and once by the wall clock.
-* image by image: the crops of a batch resampled together, beside ``torch.nn.functional.interpolate`` of each crop.
+* image by image: the crops of a batch resampled together, beside ``torch.nn.functional.interpolate`` of each crop;
+* products: the same beside two batched products with a matrix of weights for each image.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +25,7 @@ from training_step import Settings, run_of
 from ringmoe import counter
 from ringmoe.batch import Batch
 from ringmoe.clock import Clock
-from ringmoe.data.augment import CropConfig, Crops, random_crops, resample
+from ringmoe.data.augment import CropConfig, Crops, _taps, random_crops, resample
 from ringmoe.data.loader import Loader
 from ringmoe.distributed.launch import start, stop
 from ringmoe.train.build import build_trainer
@@ -54,6 +56,11 @@ class Steps:
         train_step(self._trainer.engine, [self._batch], Metrics(), world.device, Clock(time.thread_time))
 
 
+def together(pixels_BCHW: Tensor, crops: Crops, size: int) -> Tensor:
+    """Ours."""
+    return resample(pixels_BCHW, crops, size, "triangle")
+
+
 def one_by_one(pixels_BCHW: Tensor, crops: Crops, size: int) -> Tensor:
     """Every crop resampled alone."""
     output_BCSS = pixels_BCHW.new_empty(*pixels_BCHW.shape[:2], size, size)
@@ -62,6 +69,17 @@ def one_by_one(pixels_BCHW: Tensor, crops: Crops, size: int) -> Tensor:
         image_CSS = F.interpolate(crop_1CHW, size=(size, size), mode="bilinear", antialias=True)[0]
         output_BCSS[i] = image_CSS.flip(-1) if flip else image_CSS
     return output_BCSS
+
+
+def by_products(pixels_BCHW: Tensor, crops: Crops, size: int) -> Tensor:
+    """All crops as two batched products."""
+    batch, channels, height, width = pixels_BCHW.shape
+    rows_BSK, rows_weights_BSK = _taps(crops.top_B, crops.height_B, size)
+    cols_BSK, cols_weights_BSK = _taps(crops.left_B, crops.width_B, size)
+    rows_BSH = torch.zeros(batch, size, height).scatter_add_(2, rows_BSK, rows_weights_BSK)
+    cols_BSW = torch.zeros(batch, size, width).scatter_add_(2, cols_BSK, cols_weights_BSK)
+    cols_BWS = torch.where(crops.flip_B[:, None, None], cols_BSW.flip(1), cols_BSW).transpose(1, 2)
+    return rows_BSH[:, None] @ (pixels_BCHW.flatten(1, 2) @ cols_BWS).view(batch, channels, height, size)
 
 
 def parts_of(loader: Loader, step: int) -> dict[str, float]:
@@ -119,16 +137,17 @@ def _resampling() -> Iterator[Found]:
     for channels, side, size in progress(_CROPS, FAMILY):
         pixels_BCHW = torch.rand(_IMAGES, channels, side, side)
         crops = random_crops(counter.mix(torch.tensor(0), torch.arange(_IMAGES)), side, CropConfig())
-        found, expected = resample(pixels_BCHW, crops, size, "triangle"), one_by_one(pixels_BCHW, crops, size)
-        torch.testing.assert_close(found, expected, rtol=0, atol=5e-5)
         ways = {
-            "ours": Contestant(lambda: resample(pixels_BCHW, crops, size, "triangle")),  # noqa: B023 (called at once)
-            "one": Contestant(lambda: one_by_one(pixels_BCHW, crops, size)),  # noqa: B023
+            name: partial(way, pixels_BCHW, crops, size)
+            for name, way in (("ours", together), ("image by image", one_by_one), ("products", by_products))
         }
-        seconds = take_turns(ways, _ROUNDS)
-        rates = {who: [_IMAGES / spent for spent in seconds[who]] for who in ways}
+        for way in ways.values():
+            torch.testing.assert_close(way(), ways["image by image"](), rtol=0, atol=5e-5)
+        seconds = take_turns({name: Contestant(way) for name, way in ways.items()}, _ROUNDS)
+        rates = {name: [_IMAGES / spent for spent in seconds[name]] for name in ways}
         setting = f"{_IMAGES} crops of {channels} x {side} x {side} to {size} x {size}"
-        yield claim("ours / image by image", setting, rates["ours"], rates["one"], ">= 1", unit="images/s")
+        for peer in ("image by image", "products"):
+            yield claim(f"ours / {peer}", setting, rates["ours"], rates[peer], ">= 1", unit="images/s")
 
 
 if __name__ == "__main__":

@@ -146,8 +146,9 @@ def resample(pixels_BCHW: Tensor, crops: Crops, size: int, resampling: Resamplin
         return _nearest(pixels_BCHW, crops, size)
     rows, cols = _taps(crops.top_B, crops.height_B, size), _taps(crops.left_B, crops.width_B, size)
     cols = Taps(*(torch.where(crops.flip_B[:, None, None], part.flip(1), part) for part in cols))
-    # one side after the other, each as weighted sums of whole rows: the only kernel of torch that does this for a batch
-    # with other weights for each image, as fast as the transposes around it
+    # one side after the other, each as weighted sums of whole rows, for which torch has a kernel that takes a whole
+    # batch with weights of each image's own: faster than one by one, and than products with dense matrices of weights
+    # (benchmarks/whole_loader.py)
     turned_BCWS = _weighted_rows(pixels_BCHW, rows).transpose(2, 3).contiguous()
     return _weighted_rows(turned_BCWS, cols).transpose(2, 3).contiguous()
 

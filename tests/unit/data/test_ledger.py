@@ -33,7 +33,9 @@ def folders(_shards, tmp_path_factory):
 def _stretch(options, start, stop, world, accumulation, state):
     """What a run reads between two steps, in the order of the stream, and its state; reading ahead is cut off."""
     images = {key: number // (world * accumulation) for key, number in GLOBAL.items()}
-    config = DataConfig(micro_batch=sum(images.values()), quotas=images, shuffle_window=2, **options)
+    config = DataConfig(
+        micro_batch=sum(images.values()), quotas=images, shuffle_window=2, prefetch=accumulation, **options
+    )
     loaders = [
         Loader(config, modalities=FOUR, image_size=8, seed=5, rank=rank, world=world, accumulation=accumulation)
         for rank in range(world)
