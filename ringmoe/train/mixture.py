@@ -31,7 +31,7 @@ def mixture_table(loader: Loader, steps: int) -> Table:
                 key,
                 escape(" and ".join(names[folder] for folder in share.folders)),
                 f"{share.num_samples:,}",
-                f"{per_step:g}" if per_step == int(per_step) else f"{per_step:.1f}",
+                f"{round(per_step, 2):g}",
                 f"{images:,}",
                 f"{epochs:,.0f}" if (epochs := images / share.num_samples) >= 100 else f"{epochs:.3g}",
                 _times(images, share.num_samples),
