@@ -13,11 +13,13 @@ from rich.markup import escape
 from ringmoe import modality as registry
 from ringmoe.batch import Radiometry
 from ringmoe.cli.console import console
+from ringmoe.cli.places import print_places
 from ringmoe.config import files
 from ringmoe.data.manifest import RefusedFile
 from ringmoe.data.plan import refused_files
 from ringmoe.errors import ConfigError
 from ringmoe.raster.declare import Declarations
+from ringmoe.raster.places import find_places
 from ringmoe.raster.recognise import Catalogue, survey
 from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
@@ -59,11 +61,13 @@ class ShardsPlan(SceneOptions):
     Attributes:
         paths: Files and folders of scenes and products.
         tiling: How the scenes would be cut.
+        grouped: Say which scenes are of one place, as for a build with --grouped.
         json: Print JSON instead of words.
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES...")]
     tiling: TilingConfig = field(default_factory=TilingConfig)
+    grouped: bool = False
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -98,8 +102,11 @@ def run(config: ShardsPlan) -> None:
             )
         )
         return
-    for row in rows:
-        console.print(_lines(row), soft_wrap=True, markup=False, highlight=False)
+    if config.grouped:
+        print_places(*find_places(catalogue.scenes, config.tiling.tile), config.tiling)
+    else:
+        for row in rows:
+            console.print(_lines(row), soft_wrap=True, markup=False, highlight=False)
     _print_totals(catalogue, rows)
     print_files("refused", refused_files(catalogue))
 

@@ -1,5 +1,6 @@
 """``ringmoe shards``: build shards from scenes, say what a folder holds, check it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ringmoe.cli.console import console
+from ringmoe.cli.places import describe_places
 from ringmoe.cli.scenes import SceneOptions, print_files, print_left_alone
 from ringmoe.data.build import build as build_shards
 from ringmoe.data.layout import SPLITS
-from ringmoe.data.manifest import Manifest
+from ringmoe.data.manifest import GroupEntry, Manifest
+from ringmoe.data.places import PlaceManifest, open_folder
 from ringmoe.data.plan import BuildConfig
 from ringmoe.errors import ConfigError, ShardError
 
@@ -95,7 +98,7 @@ def show(config: ShardsFolder) -> None:
     Raises:
         ShardError: It is no finished folder of shards.
     """
-    _describe(Manifest.open(config.folder))
+    _describe(open_folder(config.folder))
 
 
 def verify(config: ShardsFolder) -> None:
@@ -104,7 +107,7 @@ def verify(config: ShardsFolder) -> None:
     Raises:
         ShardError: A file is missing, or its content is not what was written.
     """
-    manifest = Manifest.open(config.folder)
+    manifest = open_folder(config.folder)
     wrong = []
     with _progress("files") as progress:
         for entry, fault in progress.track(manifest.verify(), total=len(manifest.all_files), description="checking"):
@@ -132,11 +135,16 @@ def _progress(unit: str) -> Progress:
 
 def _describe(manifest: Manifest) -> None:
     """Prints what a folder holds and what was left out."""
-    console.print(_tiles_table(manifest))
-    console.print(_groups_table(manifest))
+    if isinstance(manifest, PlaceManifest):
+        describe_places(manifest)
+        console.print(_groups_table({key: entry.groups for key, entry in manifest.grouped.modalities.items()}))
+    else:
+        console.print(_tiles_table(manifest))
+        console.print(_groups_table({key: entry.groups for key, entry in manifest.modalities.items()}))
+    for key, scenes in manifest.scenes.items():
+        if synthetic := sum(scene.synthetic for scene in scenes):
+            console.print(f"{key}: {synthetic} of {len(scenes)} scenes are synthetic")
     for key, entry in manifest.modalities.items():
-        if synthetic := sum(scene.synthetic for scene in entry.scenes):
-            console.print(f"{key}: {synthetic} of {len(entry.scenes)} scenes are synthetic")
         if entry.dropped:
             reasons = ", ".join(f"{num:,} {reason}" for reason, num in entry.dropped.items())
             console.print(f"{key}: dropped {reasons}")
@@ -158,14 +166,14 @@ def _tiles_table(manifest: Manifest) -> Table:
     return table
 
 
-def _groups_table(manifest: Manifest) -> Table:
+def _groups_table(groups: Mapping[str, Sequence[GroupEntry]]) -> Table:
     """Of each group: what its numbers are."""
     table = _table("modality", "numbers", title="groups of tiles that share their statistics")
     for split in SPLITS:
         table.add_column(split, justify="right")
     table.add_column("mean of each channel")
-    for key, entry in manifest.modalities.items():
-        for found in entry.groups:
+    for key, entries in groups.items():
+        for found in entries:
             channels = (format(channel.mean, ".3g") for channel in found.group.channels if channel is not None)
             counts = (f"{found.tiles.get(split, 0):,}" for split in SPLITS)
             table.add_row(key, escape(str(found.group)), *counts, " ".join(channels))

@@ -22,6 +22,7 @@ from typing import Any
 from ringmoe.config import files
 from ringmoe.data.layout import BUILDING, MANIFEST
 from ringmoe.data.manifest import Manifest, RefusedFile, write_file
+from ringmoe.data.places import make_place_plan, open_folder
 from ringmoe.data.plan import BuildConfig, Plan, difference, make_plan, record_of
 from ringmoe.data.pool import run_units
 from ringmoe.data.publish import publish
@@ -84,10 +85,10 @@ def build(
     catalogue = recognise(
         scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
     )
-    plan = make_plan(catalogue, config)
+    plan = make_place_plan(catalogue, config) if config.grouped else make_plan(catalogue, config)
     num_units = len(plan.units)
     if (out / MANIFEST).exists():
-        manifest = Manifest.open(out)
+        manifest = open_folder(out)
         _check_same(plan, record_of(manifest), f"{out} holds shards of another build")
         manifest.check_sizes(manifest.all_files)
         shutil.rmtree(out / BUILDING, ignore_errors=True)  # a run was killed just before it would have done this
@@ -97,7 +98,8 @@ def build(
         num_reused = len(units.results)
         units.build_all(workers, named=catalogue.named)
         results = {
-            key: [units.results[unit.name] for unit in plan.units if unit.modality == key] for key in plan.scenes
+            key: [units.results[unit.name] for unit in plan.units if unit.modality == key]
+            for key in dict.fromkeys(unit.modality for unit in plan.units)
         }
         if not any(result.shards for found in results.values() for result in found):
             raise SceneError(_nothing_kept(results, units.quarantined))
@@ -151,12 +153,12 @@ class _Units:
 
     def _quarantine(self, broken: Sequence[RefusedFile], named: Collection[str]) -> None:
         """Notes broken scenes and forgets the units that they have a part in."""
-        for scene in broken:
-            self.quarantined.setdefault(scene.name, scene)
+        for entry in broken:
+            self.quarantined.setdefault(entry.name, entry)
         for unit in self._plan.units:
-            for span in unit.spans:
-                if span.scene.name in self.quarantined and span.scene.name in named:
-                    raise SceneError(f"{span.scene.path}: {self.quarantined[span.scene.name].message}")
+            for scene in unit.scenes:
+                if scene.name in self.quarantined and scene.name in named:
+                    raise SceneError(f"{scene.path}: {self.quarantined[scene.name].message}")
             result = self.results.get(unit.name)
             if result is not None and result.excluded != unit.without(self.quarantined).excluded:
                 del self.results[unit.name]

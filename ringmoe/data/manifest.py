@@ -191,6 +191,9 @@ class Manifest:
         except OSError as error:
             raise ShardError(f"{path} cannot be read: {error.strerror}") from error
         values = _parse(text, path)
+        if (is_grouped := "grouped" in values) != ("grouped" in cls.__dataclass_fields__):
+            there, wanted = ("groups of tiles", "single tiles") if is_grouped else ("single tiles", "groups of tiles")
+            raise ShardError(f"{root} holds {there}, but {wanted} are to be read from it: see docs/groups.md")
         try:
             manifest = files.from_dict(
                 cls, values | {"root": root, "fingerprint": hashlib.sha256(text).hexdigest()}, where=str(path)
@@ -245,6 +248,11 @@ class Manifest:
                 f"{entry.num_samples} samples. {_REPAIR}"
             )
         return index
+
+    @property
+    def scenes(self) -> dict[str, tuple[SceneEntry, ...]]:
+        """The scenes of each modality."""
+        return {key: entry.scenes for key, entry in self.modalities.items()}
 
     @property
     def all_files(self) -> list[FileEntry]:

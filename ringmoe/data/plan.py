@@ -35,21 +35,30 @@ class BuildConfig:
         quality: Which tiles are dropped.
         tiles_per_shard: Most windows that go into one shard before any is dropped; at least one row of tiles goes.
         codec: How pixels are stored: raw, which reads fastest, or coded without loss, which takes less space.
+        grouped: Scenes of one place are cut at the same windows, and a sample holds a tile of each (docs/groups.md).
+        min_members: Fewest tiles of a sample of grouped scenes; None asks for one of every scene of the place.
     """
 
     tiling: TilingConfig = field(default_factory=TilingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     tiles_per_shard: int = 1024
     codec: Codec = "raw"
+    grouped: bool = False
+    min_members: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the range.
 
         Raises:
-            ConfigError: ``tiles_per_shard`` is not positive.
+            ConfigError: ``tiles_per_shard`` is not positive, or ``min_members`` makes no sense.
         """
         if self.tiles_per_shard < 1:
             raise ConfigError(f"tiles_per_shard must be at least 1; it is {self.tiles_per_shard}")
+        if self.min_members is not None and (not self.grouped or self.min_members < 1):
+            raise ConfigError(
+                f"min_members counts tiles of a grouped sample: it is at least 1 (here {self.min_members}), and needs "
+                "--grouped"
+            )
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,11 @@ class Unit:
         """Windows of all spans."""
         return sum(span.num_windows for span in self.spans)
 
+    @property
+    def scenes(self) -> tuple[Scene, ...]:
+        """Scenes that tiles are cut from."""
+        return tuple(span.scene for span in self.spans)
+
     def without(self, scenes: Collection[str]) -> "Unit":
         """The unit without the spans of some scenes."""
         excluded = sorted({span.scene.name for span in self.spans} & set(scenes))
@@ -137,7 +151,7 @@ def make_plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
             continue
         short = slugs(scene.name for scene in found)
         scenes[spec.key] = tuple(
-            SceneEntry(name=scene.name, slug=slug, digest=_digest(scene), synthetic=scene.synthetic)
+            SceneEntry(name=scene.name, slug=slug, digest=digest_of(scene), synthetic=scene.synthetic)
             for scene, slug in zip(found, short, strict=True)
         )
         cut = _cut(found, short, config)
@@ -176,7 +190,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 def record_of(manifest: Manifest) -> dict[str, Any]:
     """The record of the plan that finished shards were built from."""
-    return _record(manifest.settings, {key: entry.scenes for key, entry in manifest.modalities.items()})
+    return _record(manifest.settings, manifest.scenes)
 
 
 def _record(settings: Any, scenes: dict[str, tuple[SceneEntry, ...]]) -> dict[str, Any]:
@@ -213,7 +227,7 @@ def _cut(scenes: Sequence[Scene], short: Sequence[str], config: BuildConfig) -> 
         yield tuple(spans)
 
 
-def _digest(scene: Scene) -> str:
+def digest_of(scene: Scene) -> str:
     """Changes with what is known of a scene, and for each of its files the size and first, middle and last bytes.
 
     Cheap, so that a second run over a large archive is quick, and the same for a copy of the archive.

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import singledispatch
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_fil
 from ringmoe.raster.statistics import Statistics
 
 
+@singledispatch
 def publish(
     plan: Plan, results: Mapping[str, Sequence[UnitResult]], quarantined: Sequence[RefusedFile], work: Path, root: Path
 ) -> Manifest:

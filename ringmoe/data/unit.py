@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ class UnitGroup:
     Attributes:
         group: What they share; its statistics are kept beside, in ``statistics_file``.
         tiles: How many there are of each split.
+        modality: Their modality, where the unit has several.
     """
 
     group: Group
     tiles: dict[Split, int]
+    modality: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class UnitResult:
         name: The unit.
         excluded: Quarantined scenes that it was built without.
         dropped: Windows that each rule dropped.
+        left_out: Tiles that each rule kept out of samples that are kept without them; only of grouped scenes.
         groups: Groups in the order in which they appear; the rows of the index count through them.
         shards: Finished shard of each split that has samples.
         broken: A scene that could not be read to its end; then there are no shards.
@@ -54,6 +58,7 @@ class UnitResult:
     name: str
     excluded: tuple[str, ...]
     dropped: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     groups: tuple[UnitGroup, ...] = ()
     shards: dict[Split, WrittenShard] = field(default_factory=dict)
     broken: RefusedFile | None = None
@@ -79,6 +84,7 @@ def result_file(unit: str) -> str:
     return f"{unit}.json"
 
 
+@singledispatch
 def build_unit(unit: Unit, folder: Path) -> UnitResult:
     """Builds a unit; its files appear in ``folder``, the result last.
 
@@ -89,7 +95,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
     Raises:
         OSError: The files cannot be written; nothing half-written is left.
     """
-    work = _UnitWork()
+    work = UnitAccounts()
     with ExitStack() as stack:
         writers: dict[Split, ShardWriter] = {}
         for span in unit.spans:
@@ -121,8 +127,8 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
     return result
 
 
-class _UnitWork:
-    """The accounts of a unit while it is built."""
+class UnitAccounts:
+    """The accounts of a unit's tiles while it is built."""
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()

@@ -13,8 +13,13 @@ scene's name speaks for it; what it leaves out is taken from the file itself. Ex
         modality: sar_l1
         bands: {VH: 2, VV: 1}        # or by number, from 1
         absent: [HH, HV]             # what the scene does not have is said, never filled in silence
+      - match: "levir/A/*.png"
+        modality: opt
+        place: "{name}"              # levir/B has files of the same names (docs/groups.md)
+        member: before
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +28,8 @@ from pathlib import Path, PurePosixPath
 from ringmoe import modality as registry
 from ringmoe.config import from_dict, load_yaml
 from ringmoe.errors import ConfigError
+
+_MEMBER = re.compile(r"[a-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,9 @@ class Declaration:
         acquired: Acquisition time, ISO 8601.
         gsd: Ground sampling distance, metres.
         nodata: Value of pixels without data.
+        place: Name of the ground that the scenes show: those of one name are one group. "{folder}" and "{name}" stand
+            for the folder and the name of the scene's file.
+        member: What the scene is called within its place; else its modality, with the date where it needs one.
     """
 
     match: str
@@ -51,13 +61,19 @@ class Declaration:
     acquired: str | None = None
     gsd: float | None = None
     nodata: float | None = None
+    place: str | None = None
+    member: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the fields against the modality.
 
         Raises:
-            ConfigError: Unknown modality, band or unit; bands that are missing or there twice.
+            ConfigError: Unknown modality, band or unit; bands that are missing or there twice; no name of a member.
         """
+        if self.member is not None and not _MEMBER.fullmatch(self.member):
+            raise ConfigError(
+                f"{self._where}: member {self.member!r} names files: it must be lower-case letters, digits, - and _"
+            )
         if self.modality is None:
             if self.bands is not None or self.absent:
                 raise ConfigError(f"{self._where}: bands are declared but not of which modality; add it")
@@ -85,6 +101,13 @@ class Declaration:
             return None
         numbers = dict(self._numbered())
         return tuple(numbers.get(name) for name in registry.get(self.modality).bands)
+
+    def place_of(self, name: str) -> str | None:
+        """The declared place of the scene of this relative name."""
+        if self.place is None:
+            return None
+        path = PurePosixPath(name)
+        return self.place.replace("{folder}", path.parent.as_posix()).replace("{name}", path.name)
 
     @property
     def _where(self) -> str:

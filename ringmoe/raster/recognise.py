@@ -207,6 +207,8 @@ def _examine(path: Path, name: str, declared: Declaration | None, forced: str | 
             nodata=_possible(nodata, dtype),
             synthetic=tags.get(_SYNTHETIC, "").casefold() in {"1", "true", "yes"},
             control=grid.control,
+            place=entry.place_of(name),
+            member=entry.member,
         )
 
 
@@ -228,6 +230,8 @@ def _as_declared(scene: Scene, declared: Declaration | None, forced: str | None)
         acquired=entry.acquired or scene.acquired,
         gsd=scene.gsd if entry.gsd is None else entry.gsd,
         nodata=scene.nodata if entry.nodata is None else _possible(entry.nodata, np.dtype(scene.dtype)),
+        place=entry.place_of(scene.name),
+        member=entry.member,
     )
 
 

@@ -104,6 +104,8 @@ class Scene:
         control: Ground control points, where the scene has these and no transform.
         radiometry: How the numbers become a physical quantity; None where nothing is known of it.
         product: What the product says beside; None for a file of its own.
+        place: Declared name of the ground that it shares with other scenes; None where nothing is declared.
+        member: Declared name within its place; None where nothing is declared.
     """
 
     path: Path
@@ -124,6 +126,8 @@ class Scene:
     control: tuple[ControlPoint, ...] = ()
     radiometry: Radiometry | None = None
     product: ProductInfo | None = None
+    place: str | None = None
+    member: str | None = None
 
     @property
     def band_indices(self) -> tuple[int | None, ...]:

@@ -1,0 +1,199 @@
+"""The manifest of shards of places: which scenes are together, and the account of every window of every place."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ringmoe.data.inputs import InputStatistics
+from ringmoe.data.layout import MANIFEST, Split, index_name, shard_name, statistics_name
+from ringmoe.data.manifest import FileEntry, GroupEntry, Index, Manifest, SceneEntry, SplitEntry
+from ringmoe.errors import ShardError
+from ringmoe.modality import ModalitySpec
+
+PLACES = "places"
+"""Folder of the shards, where single tiles have one for each modality."""
+
+PLACE_INDEX_DTYPE = np.dtype(
+    [
+        ("offset", "<u8"),  # first byte of the sample in the shard's file: the header of its first member
+        ("length", "<u8"),  # bytes of all its members with their headers
+        ("crc32", "<u4"),  # checksum of the contents of its members, one after the other
+        ("place", "<u4"),  # which of the places
+        ("row", "<u4"),  # first row of the window, pixels of the place
+        ("col", "<u4"),  # first column of the window, pixels of the place
+    ]
+)
+"""One row for each sample, shard after shard in the order of the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberEntry:
+    """A scene of a place.
+
+    Attributes:
+        name: Its name in the place: samples hold its pixels as ``<key>.<name>.npy``.
+        modality: Key of the modality.
+        scene: Name of the scene.
+        ratio: Its pixels along one pixel of the place.
+    """
+
+    name: str
+    modality: str
+    scene: str
+    ratio: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceEntry:
+    """A place and what became of its windows.
+
+    Attributes:
+        name: As declared, else the name of its first scene.
+        slug: Short name, the beginning of its samples' keys.
+        members: Its scenes, sorted by their names in the place; broken ones are not among them.
+        candidates: Windows that were looked at.
+        kept: Those that are samples.
+        dropped: Those that are not, by the rule and the first member that broke it ("black_border of ms").
+        left_out: Tiles that kept samples do without, by member and rule.
+    """
+
+    name: str
+    slug: str
+    members: tuple[MemberEntry, ...]
+    candidates: int
+    kept: int
+    dropped: dict[str, int]
+    left_out: dict[str, int]
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles in its samples."""
+        return self.kept * len(self.members) - sum(self.left_out.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceModality:
+    """What the places hold of one modality.
+
+    Attributes:
+        spec: The modality.
+        scenes: Its scenes, broken ones included.
+        groups: Groups of equal sensor, units and type, with their statistics over the tiles that train.
+    """
+
+    spec: ModalitySpec
+    scenes: tuple[SceneEntry, ...]
+    groups: tuple[GroupEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupedEntry:
+    """Everything that shards of places hold.
+
+    Attributes:
+        tile: Side of a window, pixels of its place.
+        places: All places; the index counts through them.
+        modalities: What there is of each modality.
+        splits: Shards and index of each split that has samples.
+        statistics: File with the mergeable state of the groups' statistics, modality by modality.
+    """
+
+    tile: int
+    places: tuple[PlaceEntry, ...]
+    modalities: dict[str, PlaceModality]
+    splits: dict[Split, SplitEntry]
+    statistics: FileEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceManifest(Manifest):
+    """What a folder of shards of places holds.
+
+    Attributes:
+        grouped: The places; ``modalities`` is empty, for there are no shards of single tiles.
+    """
+
+    grouped: GroupedEntry
+
+    @property
+    def scenes(self) -> dict[str, tuple[SceneEntry, ...]]:
+        """The scenes of each modality."""
+        return {key: entry.scenes for key, entry in self.grouped.modalities.items()}
+
+    @property
+    def all_files(self) -> list[FileEntry]:
+        """Every file that the manifest speaks of."""
+        entries = self.grouped.splits.values()
+        return [self.grouped.statistics] + [file for entry in entries for file in (*entry.shards, entry.index)]
+
+    def inputs(self, modality: str) -> InputStatistics:
+        """The input contract of a modality: the same as that of single tiles."""
+        entry = self.grouped.modalities[modality]
+        return InputStatistics(spec=entry.spec, groups=tuple(found.group for found in entry.groups))
+
+    def open_rows(self, split: Split) -> Index:
+        """The index of the samples, memory-mapped: one row of ``PLACE_INDEX_DTYPE`` each.
+
+        Raises:
+            ShardError: There is no such sample, or the file is missing, damaged or does not fit the manifest.
+        """
+        entry = self.grouped.splits.get(split)
+        if entry is None:
+            raise ShardError(f"{self.root} has no sample in split {split!r}; it has {', '.join(self.grouped.splits)}")
+        path = self.root / entry.index.name
+        try:
+            rows: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ShardError(f"{path}: the index cannot be read: {error}. Copy the folder again") from error
+        if rows.dtype != PLACE_INDEX_DTYPE or rows.shape != (entry.num_samples,):
+            raise ShardError(
+                f"{path}: the index has shape {rows.shape} and type {rows.dtype}, but the manifest counts "
+                f"{entry.num_samples} samples. Copy the folder again"
+            )
+        return rows
+
+    def _check(self) -> None:
+        """Compares what is said twice."""
+        for fault in self._faults():
+            raise ShardError(f"{self.root / MANIFEST} is damaged: {fault}. Copy the folder again")
+
+    def _faults(self) -> Iterator[str]:
+        entry = self.grouped
+        for place in entry.places:
+            if place.candidates != place.kept + sum(place.dropped.values()):
+                yield (
+                    f"the {place.candidates} windows of {place.name} are not the {place.kept} kept and "
+                    f"{sum(place.dropped.values())} dropped ones"
+                )
+        samples = sum(split.num_samples for split in entry.splits.values())
+        if samples != (kept := sum(place.kept for place in entry.places)):
+            yield f"{samples} samples are in the shards, and {kept} windows are kept"
+        tiles: Counter[str] = Counter()
+        for modality in entry.modalities.values():
+            for found in modality.groups:
+                tiles.update(found.tiles)
+        if tiles.total() != (stored := sum(place.num_tiles for place in entry.places)):
+            yield f"its groups count {tiles.total()} tiles, and its places {stored}"
+        expected = [statistics_name(PLACES)]
+        for key, split in entry.splits.items():
+            expected += [shard_name(PLACES, key, number) for number in range(len(split.shards))]
+            expected.append(index_name(PLACES, key))
+        for found_name, wanted in zip_longest((file.name for file in self.all_files), expected):
+            if found_name != wanted:
+                yield f"file {found_name!r} stands where {wanted!r} should"
+
+
+def open_folder(root: Path) -> Manifest:
+    """The manifest of a folder of either kind.
+
+    Raises:
+        ShardError: There is none, or it is damaged.
+    """
+    kind: Any = PlaceManifest if (root / PLACES).is_dir() else Manifest
+    manifest: Manifest = kind.open(root)
+    return manifest

@@ -1,0 +1,219 @@
+"""One work unit of places: its windows to at most one shard for each split, and the account of every window.
+
+A sample is ``<key>.json``, the records of all its tiles, and for each of them ``<key>.<member>.npy``.
+"""
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from webdataset.writer import TarWriter
+
+from ringmoe.config import files
+from ringmoe.data.durable import DurableFile
+from ringmoe.data.layout import Split, member_key
+from ringmoe.data.manifest import RefusedFile, write_file
+from ringmoe.data.places.manifest import PLACE_INDEX_DTYPE
+from ringmoe.data.plan import Unit
+from ringmoe.data.unit import (
+    UnitAccounts,
+    UnitGroup,
+    UnitResult,
+    build_unit,
+    result_file,
+    rows_file,
+    shard_file,
+    statistics_file,
+)
+from ringmoe.data.writer import WrittenShard, npy_bytes
+from ringmoe.raster.places import BrokenMemberError, Place, Window, iter_windows
+from ringmoe.raster.scene import Scene
+
+_OWNER = "ringmoe"
+
+
+@dataclass(frozen=True)
+class PlaceSpan:
+    """Consecutive rows of windows of one place.
+
+    Attributes:
+        place: The place.
+        number: Its number among the places.
+        slug: Its short name.
+        rows: Indices into the rows of its grid.
+        num_windows: Windows in these rows.
+        need: Fewest tiles of a sample.
+    """
+
+    place: Place
+    number: int
+    slug: str
+    rows: range
+    num_windows: int
+    need: int
+
+
+@dataclass(frozen=True)
+class PlaceUnit(Unit):
+    """What one worker does at a time.
+
+    Attributes:
+        places: Rows of windows in their order; ``spans`` is empty.
+    """
+
+    places: tuple[PlaceSpan, ...] = ()
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of all places."""
+        return sum(span.num_windows for span in self.places)
+
+    @property
+    def scenes(self) -> tuple[Scene, ...]:
+        """Scenes that tiles are cut from."""
+        return tuple(member.scene for span in self.places for member in span.place.members)
+
+    def without(self, scenes: Collection[str]) -> "PlaceUnit":
+        """The unit without some scenes, and without the places that have too few scenes left."""
+        excluded = sorted({scene.name for scene in self.scenes} & set(scenes))
+        if not excluded:
+            return self
+        spans = [replace(span, place=span.place.without(scenes)) for span in self.places]
+        kept = tuple(span for span in spans if len(span.place.members) >= span.need)
+        return replace(self, places=kept, excluded=tuple(excluded))
+
+
+@build_unit.register
+def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
+    """Builds a unit of places; its files appear in ``folder``, the result last.
+
+    Raises:
+        OSError: The files cannot be written; nothing half-written is left.
+    """
+    work = _PlaceWork()
+    with ExitStack() as stack:
+        writers: dict[Split, PlaceWriter] = {}
+        try:
+            for span in unit.places:
+                windows = iter_windows(span.place, unit.config.tiling, unit.config.quality, rows=span.rows)
+                for window in windows:
+                    if (split := work.keep(span, window)) is None:
+                        continue
+                    if split not in writers:
+                        writers[split] = stack.enter_context(PlaceWriter(folder / shard_file(unit.name, split)))
+                    writers[split].add(span, window)
+        except BrokenMemberError as error:
+            broken = RefusedFile(name=error.scene.name, code="broken", message=str(error))
+            return UnitResult(name=unit.name, excluded=unit.excluded, broken=broken)
+        shards = {}
+        for split, writer in writers.items():
+            shards[split], rows = writer.finish()
+            write_file(folder, rows_file(unit.name, split), npy_bytes(rows))
+    groups, states = work.groups()
+    write_file(folder, statistics_file(unit.name), json.dumps(states).encode())
+    result = UnitResult(
+        name=unit.name,
+        excluded=unit.excluded,
+        dropped=dict(sorted(work.dropped.items())),
+        left_out=dict(sorted(work.left_out.items())),
+        groups=groups,
+        shards=shards,
+    )
+    write_file(folder, result_file(unit.name), json.dumps(files.to_dict(result)).encode())
+    return result
+
+
+def account(place: int, words: str) -> str:
+    """Name under which a unit counts what happened in a place; ``place_of_account`` takes it apart."""
+    return f"{place} {words}"
+
+
+def place_of_account(name: str) -> tuple[int, str]:
+    """Number of the place, and what happened there."""
+    number, _, words = name.partition(" ")
+    return int(number), words
+
+
+class _PlaceWork:
+    """The accounts of a unit while it is built."""
+
+    def __init__(self) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self._tiles: dict[str, UnitAccounts] = {}
+
+    def keep(self, span: PlaceSpan, window: Window) -> Split | None:
+        """Counts a window; returns the split that it goes to, None where it is dropped."""
+        broken = [account(span.number, f"{rule} of {member}") for member, rule in window.failed.items()]
+        if window.split is None:
+            self.dropped[account(span.number, "split_border")] += 1
+            return None
+        if len(window.tiles) < span.need:
+            self.dropped[broken[0]] += 1
+            return None
+        self.left_out.update(broken)
+        for tile in window.tiles.values():
+            self._tiles.setdefault(tile.record.modality, UnitAccounts()).take(tile, window.split)
+        return window.split
+
+    def groups(self) -> tuple[tuple[UnitGroup, ...], list[Any]]:
+        """The groups of all modalities, and the state of the statistics of each."""
+        found = [
+            (UnitGroup(group=group, tiles=dict(accounts.tiles[group]), modality=modality), statistics.to_dict())
+            for modality, accounts in self._tiles.items()
+            for group, statistics in accounts.statistics.items()
+        ]
+        return tuple(group for group, _ in found), [state for _, state in found]
+
+
+class PlaceWriter:
+    """Writes one shard of places; a context manager. Without ``finish`` nothing is left behind."""
+
+    def __init__(self, path: Path) -> None:
+        """Begins the shard; ``finish`` gives the file its name."""
+        self._file = DurableFile(path)
+        self._tar = TarWriter(self._file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, compress=False, encoder=False)
+        self._rows: list[tuple[int, ...]] = []
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes what was not finished."""
+        self._file.__exit__(kind, error, trace)
+
+    def add(self, span: PlaceSpan, window: Window) -> None:
+        """Appends a sample: ``<key>.json`` and ``<key>.<member>.npy`` for each tile."""
+        record = {
+            "place": span.place.name,
+            "row": window.row,
+            "col": window.col,
+            "members": {name: tile.record.to_dict() for name, tile in window.tiles.items()},
+        }
+        contents = {"json": json.dumps(record, allow_nan=False).encode()}
+        for name, tile in window.tiles.items():
+            contents[f"{name}.npy"] = npy_bytes(np.ascontiguousarray(tile.pixels_CHW))
+        checksum = 0
+        for name in sorted(contents):  # the order in which they are written
+            checksum = zlib.crc32(contents[name], checksum)
+        begin = self._tar.tarstream.offset
+        self._tar.write({"__key__": member_key(span.slug, window.row, window.col)} | contents)
+        length = self._tar.tarstream.offset - begin
+        self._rows.append((begin, length, checksum, span.number, window.row, window.col))
+
+    def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
+        """Makes the shard durable and gives it its name; returns it and its rows of the index."""
+        self._tar.close()
+        self._file.commit()
+        shard = WrittenShard(samples=len(self._rows), bytes=self._file.size, sha256=self._file.sha256)
+        return shard, np.array(self._rows, dtype=PLACE_INDEX_DTYPE)

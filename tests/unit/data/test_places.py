@@ -1,0 +1,270 @@
+"""Shards of places: samples of several scenes, the account of every window, and bytes that depend on nothing else."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from ringmoe.cli.main import VERBS
+from ringmoe.data.build import build
+from ringmoe.data.durable import DurableFile
+from ringmoe.data.manifest import Manifest
+from ringmoe.data.places import PlaceManifest, PlaceReader, open_folder
+from ringmoe.data.plan import BuildConfig
+from ringmoe.errors import ConfigError, SceneError, ShardError
+from ringmoe.raster.declare import Declaration, Declarations
+from ringmoe.raster.tiling import TilingConfig
+from tests.fixtures.places import blacken, write_archive, write_member
+
+from .conftest import damage
+
+SETTINGS = BuildConfig(tiling=TilingConfig(tile=16, stride=8, holdout=0.25), tiles_per_shard=60, grouped=True)
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "groups.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_archive(tmp_path_factory.mktemp("archive") / "in")
+
+
+@pytest.fixture(scope="module")
+def shards(folder, tmp_path_factory):
+    return build([folder], tmp_path_factory.mktemp("out") / "shards", SETTINGS).manifest
+
+
+def _content(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def _account(manifest):
+    """Sums over all places."""
+    total = {"candidates": 0, "kept": 0, "dropped": Counter(), "left_out": Counter()}
+    for place in manifest.grouped.places:
+        total["candidates"] += place.candidates
+        total["kept"] += place.kept
+        total["dropped"].update(place.dropped)
+        total["left_out"].update(place.left_out)
+    return total
+
+
+def test_samples_hold_the_same_ground_of_every_scene(folder, shards):
+    found = {}
+    for split in ("train", "val"):
+        reader = PlaceReader(shards, split)
+        for number, sample in enumerate(reader):
+            assert sample.key not in found
+            found[sample.key] = split
+            assert reader[number - len(reader)].key == sample.key
+            for tile in sample.tiles.values():
+                record = tile.record
+                with rasterio.open(folder.parent / record.source) as dataset:
+                    window = rasterio.windows.Window(record.col, record.row, record.size, record.size)
+                    pixels = dataset.read(window=window)
+                if record.modality == "sar_l1":
+                    pixels = np.stack([pixels.real, pixels.imag], 1).reshape(-1, *pixels.shape[1:])
+                np.testing.assert_array_equal(tile.pixels_CHW, pixels)
+    account = _account(shards)
+    assert len(found) == account["kept"] > 0
+    assert account["candidates"] == 2 * 49 == account["kept"] + account["dropped"]["split_border"]
+    first = PlaceReader(shards, "train")[0]
+    assert {name: tile.pixels_CHW.shape for name, tile in first.tiles.items()} == {
+        "ms": (4, 16, 16),
+        "opt": (3, 32, 32),
+        "sar_l1": (8, 16, 16),
+    }
+    last = PlaceReader(shards, "val")[-1]
+    assert [tile.record.acquired[:7] for tile in last.series("ms")] == ["2021-03", "2021-04", "2021-05"]
+    assert last.series("opt") == []
+    with pytest.raises(IndexError):
+        PlaceReader(shards, "train")[len(found)]
+
+
+def test_what_is_in_no_place_is_named(shards):
+    (refused,) = shards.refused
+    assert (refused.name, refused.code) == ("in/c/alone.tif", "alone")
+
+
+def test_statistics_count_every_tile_of_a_modality(shards):
+    train = PlaceReader(shards, "train")
+    (group,) = train.statistics["ms"].groups
+    pixels = np.stack([tile.pixels_CHW for sample in train for tile in sample.series("ms")]).astype(float)
+    np.testing.assert_allclose([channel.mean for channel in group.channels], pixels.mean((0, 2, 3)), rtol=1e-6)
+    (entry,) = shards.grouped.modalities["ms"].groups
+    assert entry.tiles["train"] == len(pixels)
+
+
+def test_any_number_of_workers_gives_the_same_bytes(folder, shards, tmp_path):
+    told = []
+    build([folder], tmp_path / "out", SETTINGS, workers=2, progress=lambda *numbers: told.append(numbers))
+    assert _content(tmp_path / "out") == _content(shards.root)
+    assert told[-1] == (98, 98)
+    assert build([folder], tmp_path / "out", SETTINGS).num_reused == len(told) - 1 > 3
+    with pytest.raises(ShardError, match="min_members was None and now is 2"):
+        build([folder], tmp_path / "out", replace(SETTINGS, min_members=2))
+
+
+def _build_and_die(folder, out, number):
+    commit, count = DurableFile.commit, 0
+
+    def deadly(file):
+        nonlocal count
+        count += 1
+        commit(file)
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    DurableFile.commit = deadly
+    build([folder], out, SETTINGS)
+
+
+@pytest.mark.parametrize("number", [3, 12, 28])
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(folder, shards, tmp_path, number):
+    child = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(folder, tmp_path / "out", number))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    build([folder], tmp_path / "out", SETTINGS)
+    assert _content(tmp_path / "out") == _content(shards.root)
+
+
+def test_the_account_says_whose_rule_dropped_a_window(tmp_path):
+    archive = write_archive(tmp_path / "in")
+    blacken(archive / "a/opt.tif", slice(0, 32))  # its first 16 of 64 rows
+    strict = replace(SETTINGS, tiling=TilingConfig(tile=16, stride=16))
+    account = _account(build([archive], tmp_path / "strict", strict).manifest)
+    assert account == {"candidates": 32, "kept": 28, "dropped": {"black_border of opt": 4}, "left_out": {}}
+    lenient = replace(strict, min_members=2)
+    manifest = build([archive], tmp_path / "lenient", lenient).manifest
+    assert _account(manifest) == {
+        "candidates": 32,
+        "kept": 32,
+        "dropped": {},
+        "left_out": {"black_border of opt": 4},
+    }
+    assert Counter(len(sample.tiles) for sample in PlaceReader(manifest, "train")) == {3: 28, 2: 4}
+
+
+def test_a_broken_scene_takes_its_place_along_unless_enough_are_left(tmp_path):
+    archive = write_archive(tmp_path / "in")
+    damage(archive / "b/4.tif")
+    manifest = build([archive], tmp_path / "all", SETTINGS).manifest
+    assert [scene.name for scene in manifest.quarantined] == ["in/b/4.tif"]
+    assert [(place.name, place.candidates) for place in manifest.grouped.places] == [
+        ("in/a/ms.tif", 49),
+        ("in/b/3.tif", 0),
+    ]
+    manifest = build([archive], tmp_path / "two", replace(SETTINGS, min_members=2), workers=2).manifest
+    place = manifest.grouped.places[1]
+    assert ([member.name for member in place.members], place.candidates) == (["ms.2021-03-03", "ms.2021-05-03"], 49)
+    with pytest.raises(SceneError, match=r"b/4\.tif"):
+        build([archive / "b/3.tif", archive / "b/4.tif", archive / "b/5.tif"], tmp_path / "named", SETTINGS)
+
+
+def test_scenes_that_make_no_place_end_the_build_with_the_reason(tmp_path):
+    write_member(tmp_path / "in/one.tif", "ms")
+    write_member(tmp_path / "in/other.tif", "ms", east=510000.0)
+    with pytest.raises(SceneError, match=r"no two scenes make a place:\n  in/one\.tif and 1 more: no other scene is"):
+        build([tmp_path / "in"], tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SceneError, match=r"one\.tif: no other scene"):
+        build([tmp_path / "in/one.tif", tmp_path / "in/other.tif"], tmp_path / "out", SETTINGS)
+    with pytest.raises(ConfigError, match="needs --grouped"):
+        BuildConfig(min_members=2)
+
+
+def test_kinds_of_folders_are_not_mistaken(shards, own_shards):
+    with pytest.raises(ShardError, match=r"holds groups of tiles, but single tiles .* docs/groups\.md"):
+        Manifest.open(shards.root)
+    with pytest.raises(ShardError, match="holds single tiles, but groups of tiles"):
+        PlaceManifest.open(own_shards())
+    assert isinstance(open_folder(shards.root), PlaceManifest)
+    assert not isinstance(open_folder(own_shards("other")), PlaceManifest)
+    with pytest.raises(ShardError, match="no sample in split 'val'"):
+        PlaceReader(replace(shards, grouped=replace(shards.grouped, splits={})), "val")
+
+
+def test_damage_is_found(folder, shards, tmp_path):
+    build([folder], tmp_path / "out", SETTINGS)
+    manifest = PlaceManifest.open(tmp_path / "out")
+    path = manifest.root / manifest.grouped.splits["train"].shards[0].name
+    content = bytearray(path.read_bytes())
+    content[content.index(b"NUMPY") + 300] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=r"train-000000\.tar:in-a-ms_r000000_c000000: its content is not what was"):
+        PlaceReader(manifest, "train")[0]
+    assert len(PlaceReader(manifest, "train", verify=False)[0].tiles) == 3
+    assert [fault for _, fault in manifest.verify() if fault] == ["has another checksum: its content changed"]
+    path.write_bytes(bytes(content[:-1]))
+    with pytest.raises(ShardError, match="but was written with"):
+        PlaceReader(manifest, "train")
+    text = (manifest.root / "manifest.json").read_text()
+    (manifest.root / "manifest.json").write_text(re.sub(r'"kept": (\d)', r'"kept": 1\1', text, count=1))
+    with pytest.raises(ShardError, match=r"is damaged: the 49 windows of in/a/ms\.tif are not the"):
+        PlaceManifest.open(manifest.root)
+
+
+def test_the_documented_lines_read_a_shard_with_plain_webdataset(shards):
+    code = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "wds." in block)
+    path = shards.root / "places/train-000000.tar"
+    run = subprocess.run(
+        [sys.executable, "-c", code.replace("shards/NAME/places/train-000000.tar", str(path))],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "in-a-ms_r000000_c000000 (4, 16, 16) (3, 32, 32)" in run.stdout
+
+
+def test_plan_build_list_and_verify(folder, tmp_path, capsys):
+    def run(verb, *arguments):
+        VERBS[verb].run(verb, [str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    text = run("shards plan", folder, "--grouped", "--tile", "16")
+    assert "2 places; 1 scenes are of none" in text
+    assert "opt: in/a/opt.tif, time not known, 2 times as fine" in text
+    options = ("--grouped", "--tile", "16", "--stride", "16", "--min-members", "3")
+    text = run("shards build", folder, tmp_path / "out", *options)
+    assert "ms, opt, sar_l1" in text
+    assert "3 x ms" in text
+    assert "train: 32 samples of 16 pixels; 1 shards" in text
+    assert run("shards list", tmp_path / "out") in text
+    assert "all 3 files are" in run("shards verify", tmp_path / "out")
+
+
+def test_real_pairs(real_data, tmp_path):
+    declared = Declarations(
+        (Declaration(match="*_S1Hand_*", modality="sar_l2", bands=("A",), units="db", sensor="S1"),)
+    )
+    tiling = TilingConfig(tile=64, stride=64)
+    config = BuildConfig(tiling=tiling, grouped=True)
+    manifest = build([real_data / "paired_s1s2"], tmp_path / "s1s2", config, declarations=declared).manifest
+    (place,) = manifest.grouped.places
+    assert [member.name for member in place.members] == ["ms", "sar_l2"]
+    assert (place.candidates, place.kept) == (40, 40)
+    assert [refused.name for refused in manifest.refused] == ["paired_s1s2/Spain_7370579_LabelHand_r000-335.tif"]
+
+
+def test_real_changes(real_data, tmp_path):
+    path = tmp_path / "scenes.yaml"
+    path.write_text(next(block for block in re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.S)))
+    source = real_data / "change_detection" / "levir_cd"
+    config = BuildConfig(tiling=TilingConfig(tile=256, stride=256), grouped=True)
+    declared = Declarations.load(path)
+    manifest = build([source / "A", source / "B"], tmp_path / "out", config, declarations=declared).manifest
+    samples = list(PlaceReader(manifest, "train"))
+    assert len(samples) == len(list((source / "A").glob("*.png")))
+    for sample in samples:
+        assert set(sample.tiles) == {"before", "after"}
+        assert (sample.tiles["before"].pixels_CHW != sample.tiles["after"].pixels_CHW).any()
+        assert {Path(tile.record.source).name for tile in sample.tiles.values()} == {sample.place}
