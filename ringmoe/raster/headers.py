@@ -10,6 +10,9 @@ from typing import BinaryIO
 
 from ringmoe.raster.scene import UnusableError
 
+CEOS = "CEOS"
+CEOS_MAGIC = b"\0\0\0\x01\x32\xc0\x12\x12"  # record 1, an image options file descriptor
+
 DRIVERS = {
     b"II*\0": "GTiff",
     b"MM\0*": "GTiff",
@@ -19,8 +22,9 @@ DRIVERS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\0\0\0\x0cjP  \r\n": "JP2OpenJPEG",
     b"\xff\x4f\xff\x51": "JP2OpenJPEG",
+    CEOS_MAGIC: CEOS,
 }
-"""First bytes of a file, and the GDAL driver that opens it."""
+"""First bytes of a file, and the GDAL driver that opens it; CEOS image files are read by ``ringmoe.raster.ceos``."""
 
 _READ_SUFFIXES = frozenset({".tif", ".tiff", ".jpg", ".jpeg", ".png", ".jp2", ".j2k"})
 _OTHER_SUFFIXES = frozenset({".vrt", ".img", ".hdf", ".h5", ".nc", ".ntf", ".nitf", ".ecw", ".sid", ".bil", ".grd"})

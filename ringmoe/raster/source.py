@@ -16,6 +16,7 @@ from rasterio.warp import transform as reproject
 from rasterio.windows import Window
 
 from ringmoe.raster import headers
+from ringmoe.raster.ceos import CeosImage
 from ringmoe.raster.scene import ControlPoint, Pixels, Transform, UnusableError
 
 # C bands, H rows, W columns
@@ -42,6 +43,9 @@ def open_raster(path: Path) -> Iterator[Any]:
     if driver is None:
         raise UnusableError("format", "it is no raster that is read here (GeoTIFF, JPEG, PNG, JPEG 2000)")
     headers.check(path, driver)
+    if driver == headers.CEOS:
+        yield CeosImage(path)
+        return
     # GDAL's settings belong to a thread's stack of environments: they must not stay open while a generator is suspended
     try:
         with rasterio.Env(**_GDAL), warnings.catch_warnings():

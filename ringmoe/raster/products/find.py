@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ringmoe.raster.products import gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
+from ringmoe.raster.products import alos, gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
 from ringmoe.raster.products.draft import Draft, FoundProduct
 from ringmoe.raster.scene import UnusableError
 from ringmoe.raster.walk import FoundFile, base_of
@@ -25,10 +25,12 @@ class Kind:
         entry: Name of the metadata file that every product has. Where it has a group ``stem``, the product's files are
             those of the same folder whose names begin with it; else all below the folder.
         read: Its reader.
+        prefixes: What stands before the stem in the names of the product's files.
     """
 
     entry: re.Pattern[str]
     read: ReadProduct
+    prefixes: tuple[str, ...] = ("",)
 
 
 def _read_incomplete(found: FoundProduct, calibrate: bool) -> list[Draft]:
@@ -46,6 +48,7 @@ KINDS = (
     Kind(gaofen3.ENTRY, gaofen3.read),
     Kind(gaofen.ENTRY, gaofen.read),
     Kind(planet.ENTRY, planet.read),
+    Kind(alos.ENTRY, alos.read, alos.PREFIXES),
 )
 """Earlier kinds take their files first: both Sentinels have a ``manifest.safe``."""
 
@@ -133,7 +136,8 @@ class _Claims:
     def _add(self, claim: _Claim) -> None:
         """Notes a claim; the first on a folder or a stem counts."""
         if claim.stem:
-            self._stems.setdefault(claim.root, {}).setdefault(claim.stem, claim)
+            for prefix in claim.kind.prefixes:
+                self._stems.setdefault(claim.root, {}).setdefault(f"{prefix}{claim.stem}", claim)
         else:
             self._roots.setdefault(claim.root, claim)
 
