@@ -19,7 +19,8 @@ class BandFiles:
     """The open files of one scene.
 
     Attributes:
-        block_rows: Rows of the highest block of all files.
+        block_rows: Rows of the highest block of all files that are as fine as the scene. Coarser files are small, and
+            a block of theirs may be decoded twice.
     """
 
     def __init__(self, scene: Scene, datasets: dict[str, Any]) -> None:
@@ -29,7 +30,8 @@ class BandFiles:
         self._datasets = datasets
         tables = {band.table for band in scene.bands if band is not None and band.table is not None}
         self._tables = {name: CalibrationTable.load(scene.path / name, scene.width) for name in tables}
-        self.block_rows = max(dataset.block_shapes[0][0] for dataset in datasets.values())
+        repeats = _repeats(scene)
+        self.block_rows = max(found.block_shapes[0][0] for name, found in datasets.items() if repeats[name] == 1)
 
     def read(self, rows: range, out_CHW: Pixels) -> None:
         """Reads rows of the scene's bands into its channels; those of absent bands become zero.
@@ -57,13 +59,15 @@ class BandFiles:
         """Reads the bands that lie in one file; straight into their channels where nothing is done to the numbers."""
         places = [place for place, _ in members]
         follow_each_other = places == list(range(places[0], places[0] + len(places)))
-        if follow_each_other and not self._spec.is_complex and not any(band.is_calibrated for _, band in members):
+        repeat = members[0][1].repeat
+        as_stored = repeat == 1 and not self._spec.is_complex and not any(band.is_calibrated for _, band in members)
+        if follow_each_other and as_stored:
             source.read_rows(
                 dataset, [band.index for _, band in members], rows, out_CHW[places[0] : places[0] + len(places)]
             )
             return
         wanted = list(dict.fromkeys(i for _, band in members for i in (band.index, band.imaginary) if i is not None))
-        read_BHW = dict(zip(wanted, source.read_rows(dataset, wanted, rows), strict=True))
+        read_BHW = dict(zip(wanted, _read_repeated(dataset, wanted, rows, repeat), strict=True))
         for place, band in members:
             parts = [read_BHW[band.index]]
             if band.imaginary is not None:
@@ -83,6 +87,21 @@ class BandFiles:
         return calibrated_HW
 
 
+def _repeats(scene: Scene) -> dict[str, int]:
+    """How much coarser each file is than the scene."""
+    return {band.file: band.repeat for band in scene.bands if band is not None}
+
+
+def _read_repeated(dataset: Any, indices: Sequence[int], rows: range, repeat: int) -> Pixels:
+    """Rows of the scene from a file that is ``repeat`` times as coarse: nearest neighbours, so no number is new."""
+    if repeat == 1:
+        return source.read_rows(dataset, indices, rows)
+    first = rows.start // repeat
+    coarse_BHW = source.read_rows(dataset, indices, range(first, -(-rows.stop // repeat)))
+    fine_BHW: Pixels = coarse_BHW.repeat(repeat, axis=1).repeat(repeat, axis=2)
+    return fine_BHW[:, rows.start - first * repeat :][:, : len(rows)]
+
+
 @contextmanager
 def open_scene(scene: Scene) -> Iterator[BandFiles]:
     """Opens all files of a scene.
@@ -96,8 +115,9 @@ def open_scene(scene: Scene) -> Iterator[BandFiles]:
         for name in names:
             with naming(name):
                 datasets[name] = stack.enter_context(source.open_raster(scene.path / name))
+        repeats = _repeats(scene)
         for name, dataset in datasets.items():
-            if (dataset.height, dataset.width) != (scene.height, scene.width):
+            if (dataset.height * repeats[name], dataset.width * repeats[name]) != (scene.height, scene.width):
                 raise UnusableError(
                     "conflict",
                     f"{name or 'it'} has {dataset.height} x {dataset.width} pixels now; recognise it again",

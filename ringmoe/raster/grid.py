@@ -1,7 +1,7 @@
 """The grid that a raster's pixels lie on, its place on the ground, and whether reading it is affordable."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,16 @@ class Grid:
         crs, transform, gsd = source.geolocation(dataset)
         control = source.control_points(dataset) if transform is None else ()
         return cls(dataset.height, dataset.width, crs, transform, gsd, control)
+
+    def finer(self, times: int) -> "Grid":
+        """The grid of pixels that are so many times as fine; control points are left where they are."""
+        if times == 1:
+            return self
+        transform = self.transform
+        if transform is not None:
+            a, b, c, d, e, f = transform
+            transform = (a / times, b / times, c, d / times, e / times, f)
+        return replace(self, height=self.height * times, width=self.width * times, transform=transform, gsd=None)
 
     def __str__(self) -> str:
         return f"{self.height} x {self.width} pixels, {self.crs or 'no reference system'}, transform {self.transform}"

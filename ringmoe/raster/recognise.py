@@ -109,7 +109,9 @@ def survey(
     products, others = find(tuple(walk(paths)), paths)
     for product, kind in products:
         with finds.refusing(product.entry, product.explicit):
-            scenes = assemble(product, kind.read(product, calibrate), tile)
+            drafts = kind.read(product, calibrate)
+            wanted = [draft for draft in drafts if draft.modality == modality]  # a product may hold several
+            scenes = assemble(product, wanted or drafts, tile)
             finds.add([_as_declared(scene, known.of(scene.name), modality) for scene in scenes], product.explicit)
     for file in others:
         with finds.refusing(file.path, file.explicit):

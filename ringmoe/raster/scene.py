@@ -32,6 +32,7 @@ class BandSource:
         gain: Factor of the calibration.
         table: Calibration annotation, relative to the scene's path, whose sigma-nought table the numbers are divided
             by; None for none.
+        repeat: How often each of its pixels stands for one of the scene along each side: its file is so much coarser.
     """
 
     index: int
@@ -39,6 +40,7 @@ class BandSource:
     imaginary: int | None = None
     gain: float = 1.0
     table: str | None = None
+    repeat: int = 1
 
     @property
     def is_calibrated(self) -> bool:

@@ -106,17 +106,19 @@ def _assemble(found: FoundProduct, draft: Draft, tile: int) -> Scene:
     present = [band for band in bands if band is not None]
     with ExitStack() as stack:
         files: dict[str, Any] = {}
+        repeats = {band.file: band.repeat for band in present}
         for band in present:
             if band.file not in files:
                 files[band.file] = _opened(found, band.file, stack)
-        grid = _common_grid(files, draft.size)
+        grid = _common_grid(files, repeats, draft.size)
         dtype = _common_dtype(files, present)
         check_dtype(RasterBands(tuple(draft.bands), dtype), spec)
         stored = np.dtype("float32" if any(band.is_calibrated for band in present) else STORED.get(dtype, dtype))
         each = stored.itemsize * (2 if spec.is_complex else 1)
         for name, dataset in files.items():
             with naming(name):
-                check_size(dataset, each, len(present), (found.root / name).stat().st_size, tile)
+                size = (found.root / name).stat().st_size
+                check_size(dataset, each, len(present), size, -(-tile // repeats[name]))
     return Scene(
         path=found.root,
         name="/".join(filter(None, (found.name, draft.part))),
@@ -154,14 +156,16 @@ def _opened(found: FoundProduct, name: str, stack: ExitStack) -> Any:
         return stack.enter_context(source.open_raster(path))
 
 
-def _common_grid(files: dict[str, Any], size: tuple[int, int] | None) -> Grid:
-    """The grid that all files share.
+def _common_grid(files: dict[str, Any], repeats: dict[str, int], size: tuple[int, int] | None) -> Grid:
+    """The grid that all files share once the pixels of the coarser ones are repeated.
 
     Raises:
         UnusableError: They do not, or it is not of the promised size.
     """
-    grids = {name: _grid_of(name, dataset) for name, dataset in files.items()}
-    (first_name, first), *others = grids.items()
+    finest_first = sorted(files.items(), key=lambda file: repeats[file[0]])
+    (first_name, first), *others = [
+        (name, _grid_of(name, dataset).finer(repeats[name])) for name, dataset in finest_first
+    ]
     for name, grid in others:
         # control points, and with them the sampling distance, may differ in their last digits
         if replace(grid, control=(), gsd=None) != replace(first, control=(), gsd=None):

@@ -1,11 +1,16 @@
 """Sentinel-2 L1C and L2A in the SAFE format: the four 10 m bands of each granule as one multispectral scene.
 
+Further bands are a matter of the registry: each modality whose bands are all called like those of Sentinel-2 ("B05",
+"B8A", ...) gives a scene of its own, on the grid of its finest band; pixels of coarser bands are repeated.
+
 Pixels stay the digital numbers of the product; ``reflectance = (DN + offset) / quantification value`` is recorded. The
 offset came with processing baseline 04.00 (January 2022) and is -1000; products before it have none. Zero is no data.
 """
 
 import re
+from dataclasses import dataclass, field
 
+from ringmoe import modality as registry
 from ringmoe.batch import Radiometry
 from ringmoe.raster.markup import Document, inside
 from ringmoe.raster.products.draft import Draft, FoundProduct
@@ -14,9 +19,14 @@ from ringmoe.raster.scene import BandSource, Mask, ProductInfo, UnusableError
 ENTRY = re.compile(r"MTD_MSIL(1C|2A)\.xml")
 
 _BANDS = {"B": "B02", "G": "B03", "R": "B04", "NIR": "B08"}
-_BAND_IDS = ("1", "2", "3", "7")  # numbers of these bands in lists of the metadata, where B01 is 0 and B8A 8
-_IMAGE = re.compile(r"(?P<place>.*)/IMG_DATA/(R10m/)?(?P<tile>T\w{5})_\w+_(?P<band>B0[2348])(_10m)?")
+_METRES = {
+    **{"B01": 60, "B02": 10, "B03": 10, "B04": 10, "B05": 20, "B06": 20, "B07": 20, "B08": 10, "B8A": 20},
+    **{"B09": 60, "B10": 60, "B11": 20, "B12": 20},
+}
+"""Sampling distance of each band, in the order of their numbers (from 0) in lists of the metadata."""
+_IMAGE = re.compile(r"(?P<place>.*)/IMG_DATA/(R\d0m/)?(?P<tile>T\w{5})_\w+?_(?P<band>B\d[\dA])(_(?P<metres>\d0)m)?")
 _CLASSES = re.compile(r".*/IMG_DATA/(R20m/)?\w+_SCL_20m")
+_MASK_METRES = 20
 _OFFSETS_SINCE = 4.0  # processing baseline
 
 _IMAGES = "General_Info/Product_Info/Product_Organisation/Granule_List/Granule/IMAGE_FILE"
@@ -34,58 +44,100 @@ _RADIOMETRY = {
 
 
 def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
-    """One scene for each granule; nothing is calibrated.
+    """A scene for each granule and modality; nothing is calibrated.
 
     Raises:
-        UnusableError: The metadata is damaged, or does not list all four bands.
+        UnusableError: The metadata is damaged, or does not list all bands.
     """
     document = Document.load(found.entry)
     match = ENTRY.fullmatch(found.entry.name)
     assert match is not None, "products are found by this name"
-    level = match[1]
-    radiometry = _radiometry(document, level)
-    granules: dict[str, dict[str, str]] = {}
-    masks: dict[str, Mask] = {}
+    granules: dict[str, _Granule] = {}
     for element in document.all(_IMAGES):
         name = (element.text or "").strip()
+        place = name.partition("/IMG_DATA/")[0]
         if image := _IMAGE.fullmatch(name):
-            granules.setdefault(image["place"], {})[image["band"]] = inside(found.root, f"{name}.jp2", found.entry)
+            files = granules.setdefault(place, _Granule(place)).files
+            if image["metres"] in (None, str(_METRES[image["band"]])):  # else a copy of a finer band
+                files[image["band"]] = inside(found.root, f"{name}.jp2", found.entry)
         elif _CLASSES.fullmatch(name):
             file = inside(found.root, f"{name}.jp2", found.entry)
-            masks[name.partition("/IMG_DATA/")[0]] = Mask(kind="SCL", file=file)
-    if not granules:
-        raise UnusableError("missing_part", f"{found.entry.name} lists no 10 m band (IMAGE_FILE .../T....._B02)")
+            granules.setdefault(place, _Granule(place)).mask = Mask(kind="SCL", file=file)
+    whole = [granule for granule in granules.values() if granule.files]
+    if not whole:
+        raise UnusableError("missing_part", f"{found.entry.name} lists no band (IMAGE_FILE .../T....._B02)")
     return [
-        Draft(
-            part=place.rpartition("/")[2] if len(granules) > 1 else "",
-            modality="ms",
-            bands=_bands(found, place, files),
-            units="dn",
-            sensor="Sentinel-2 MSI",
-            acquired=document.text(f"{_ABOUT}/PRODUCT_START_TIME"),
-            nodata=0.0,
-            radiometry=radiometry,
-            info=ProductInfo(
-                kind=f"Sentinel-2 L{level}",
-                identifier=document.text(f"{_ABOUT}/PRODUCT_URI").removesuffix(".SAFE"),
-                level=f"{document.text(f'{_ABOUT}/PROCESSING_LEVEL')}, baseline {_baseline(document)}",
-                place=_tile(files),
-                mask=masks.get(place),
-            ),
-        )
-        for place, files in granules.items()
+        _draft(found, document, match[1], modality, granule, alone=len(whole) == 1)
+        for granule in whole
+        for modality in _modalities()
     ]
 
 
-def _bands(found: FoundProduct, place: str, files: dict[str, str]) -> dict[str, BandSource]:
-    missing = [number for number in _BANDS.values() if number not in files]
-    if missing:
+@dataclass
+class _Granule:
+    """What the metadata lists of one granule.
+
+    Attributes:
+        place: Its folder.
+        files: File of each band.
+        mask: Its scene classification.
+    """
+
+    place: str
+    files: dict[str, str] = field(default_factory=dict)
+    mask: Mask | None = None
+
+
+def _modalities() -> dict[str, dict[str, str]]:
+    """Of each modality that a granule holds, the product's name of every band.
+
+    They are ``ms``, and each that was registered with bands of Sentinel-2 by name.
+    """
+    named = [spec for spec in registry.known() if set(spec.bands) <= {*_METRES}]
+    return {"ms": _BANDS} | {spec.key: {band: band for band in spec.bands} for spec in named}
+
+
+def _draft(
+    found: FoundProduct, document: Document, level: str, modality: str, granule: _Granule, *, alone: bool
+) -> Draft:
+    """One modality of one granule; the pixels of its coarser bands are repeated.
+
+    Raises:
+        UnusableError: A band or an entry of the metadata is missing, or the bands have different offsets.
+    """
+    files = granule.files
+    names = _modalities()[modality]
+    missing = [number for number in names.values() if number not in files]
+    if missing and not registry.get(modality).optional_bands:
         raise UnusableError(
             "missing_part",
-            f"{found.entry.name} lists no 10 m file of {', '.join(missing)} for {place}; "
-            f"{', '.join(_BANDS.values())} make the scene",
+            f"{found.entry.name} lists no {', no '.join(f'{_METRES[band]} m file of {band}' for band in missing)} for "
+            f"{granule.place}; {', '.join(names.values())} make the scene of {modality}",
         )
-    return {name: BandSource(file=files[number], index=1) for name, number in _BANDS.items()}
+    present = {name: number for name, number in names.items() if number not in missing}
+    finest = min(_METRES[number] for number in present.values())
+    return Draft(
+        part="/".join(
+            filter(None, ("" if alone else granule.place.rpartition("/")[2], "" if modality == "ms" else modality))
+        ),
+        modality=modality,
+        bands={
+            name: BandSource(file=files[number], index=1, repeat=_METRES[number] // finest)
+            for name, number in present.items()
+        },
+        units="dn",
+        sensor="Sentinel-2 MSI",
+        acquired=document.text(f"{_ABOUT}/PRODUCT_START_TIME"),
+        nodata=0.0,
+        radiometry=_radiometry(document, level, list(present.values())),
+        info=ProductInfo(
+            kind=f"Sentinel-2 L{level}",
+            identifier=document.text(f"{_ABOUT}/PRODUCT_URI").removesuffix(".SAFE"),
+            level=f"{document.text(f'{_ABOUT}/PROCESSING_LEVEL')}, baseline {_baseline(document)}",
+            place=_tile(files),
+            mask=granule.mask if finest <= _MASK_METRES else None,
+        ),
+    )
 
 
 def _tile(files: dict[str, str]) -> str:
@@ -99,11 +151,11 @@ def _baseline(document: Document) -> str:
     return document.text(f"{_ABOUT}/PROCESSING_BASELINE")
 
 
-def _radiometry(document: Document, level: str) -> Radiometry:
+def _radiometry(document: Document, level: str, bands: list[str]) -> Radiometry:
     """The rule from digital numbers to reflectance.
 
     Raises:
-        UnusableError: An entry is missing, or the four bands have different offsets.
+        UnusableError: An entry is missing, or the bands have different offsets.
     """
     quantity, quantification, offset = _RADIOMETRY[level]
     (divisor,) = document.numbers(f"{_IMAGE_ABOUT}/{quantification}")
@@ -112,7 +164,8 @@ def _radiometry(document: Document, level: str) -> Radiometry:
         raise UnusableError("unreadable", f"{document.path.name}: {quantification} is {divisor:g}; expected above zero")
     if baseline < _OFFSETS_SINCE and not document.has(f"{_IMAGE_ABOUT}/{offset}"):
         return Radiometry(quantity=quantity, scale=1 / divisor)
-    offsets = {document.numbers(f"{_IMAGE_ABOUT}/{offset}[@band_id='{number}']")[0] for number in _BAND_IDS}
+    ids = [list(_METRES).index(band) for band in bands]
+    offsets = {document.numbers(f"{_IMAGE_ABOUT}/{offset}[@band_id='{number}']")[0] for number in ids}
     if len(offsets) > 1:
         raise UnusableError(
             "conflict",

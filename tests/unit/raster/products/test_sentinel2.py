@@ -2,12 +2,14 @@
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ringmoe import modality as registry
 from ringmoe.batch import Radiometry
 from ringmoe.errors import SceneError
 from ringmoe.raster import read as strips
@@ -176,3 +178,52 @@ def test_bands_on_different_grids(tmp_path: Path, refusal_of: Any):
     assert code == "conflict"
     assert "96 x 96 pixels" in message
     assert "48 x 48 pixels" in message
+
+
+@pytest.fixture
+def further_bands() -> Iterator[None]:
+    """Registers the modalities of the example in the documentation for one test."""
+    before = dict(registry._REGISTRY)
+    registry.load(Path(__file__).resolve().parents[4] / "docs/examples/sentinel2_bands.yaml")
+    yield
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(before)
+
+
+@pytest.mark.usefixtures("further_bands")
+def test_further_bands_are_modalities_of_their_own(tmp_path: Path, scenes_of: Any, mosaic: Any):
+    root, pixels, _ = sentinel2.write_l2a(tmp_path)
+    coarse = sentinel2.add_coarse_bands(root)
+    ms, twelve, six = scenes_of(tmp_path)
+    name = f"{tmp_path.name}/{sentinel2.L2A}"
+    assert [scene.name for scene in (ms, twelve, six)] == [name, f"{name}/s2_12", f"{name}/s2_20m"]
+    assert [(scene.height, scene.gsd) for scene in (ms, twelve, six)] == [(96, 10.0), (96, 10.0), (48, 20.0)]
+    assert ms.radiometry == twelve.radiometry == six.radiometry
+    assert twelve.transform == ms.transform
+    np.testing.assert_array_equal(mosaic(ms), pixels)
+    found = mosaic(twelve)
+    for place, band in enumerate(registry.get("s2_12").bands):
+        if band in sentinel2.BANDS_10M:
+            expected = pixels[sentinel2.BANDS_10M.index(band)]
+        else:
+            times = 96 // len(coarse[band])
+            expected = coarse[band].repeat(times, 0).repeat(times, 1)
+        np.testing.assert_array_equal(found[place], expected, err_msg=band)
+    np.testing.assert_array_equal(mosaic(six), np.stack([coarse[band][:32, :32] for band in sentinel2.BANDS_20M]))
+    np.testing.assert_array_equal(read_mask(six).repeat(2, 0).repeat(2, 1), read_mask(ms))
+    (alone,) = scenes_of(tmp_path, modality="s2_20m")
+    assert (alone.name, alone.bands, alone.transform) == (six.name, six.bands, six.transform)
+
+
+@pytest.mark.usefixtures("further_bands")
+def test_a_band_that_is_not_there_is_told(tmp_path: Path, refusal_of: Any):
+    sentinel2.write_l2a(tmp_path)
+    code, message = refusal_of()
+    assert code == "missing_part"
+    assert "lists no 60 m file of B01, no 20 m file of B06, no 20 m file of B07" in message
+
+
+@pytest.mark.usefixtures("further_bands")
+def test_real_bands_of_20_m(real_data: Path):
+    (scene,) = recognise([real_data / "multispectral/sentinel2_L1C_20m_6band_r000-499_c000-599.tif"]).scenes
+    assert (scene.modality, scene.gsd, scene.units) == ("s2_20m", 20.0, "dn")
