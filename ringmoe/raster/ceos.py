@@ -44,6 +44,7 @@ class CeosImage:
     nodatavals = (None,)
     subdatasets: tuple[str, ...] = ()
     crs = None
+    rpcs = None
     transform = Affine.identity()
 
     def __init__(self, path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio._err import CPLE_BaseError  # GDAL's own errors, which rasterio lets pass here and there
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
-from rasterio.transform import from_gcps
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, TransformError
+from rasterio.transform import RPCTransformer, from_gcps
 from rasterio.warp import transform as reproject
 from rasterio.windows import Window
 
@@ -29,6 +29,7 @@ _GDAL = {
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # a JPEG that is cut off would otherwise read as grey
     "GTIFF_IGNORE_READ_ERRORS": False,
 }
+_NUM_RATIONAL = 11  # points along each side
 _EQUATOR_RADIUS, _FLATTENING = 6378137.0, 1 / 298.257223563  # WGS 84, metres
 
 
@@ -121,10 +122,13 @@ def geolocation(dataset: Any) -> tuple[str | None, Transform | None, float | Non
 def control_points(dataset: Any) -> tuple[ControlPoint, ...]:
     """The ground control points of a raster in longitude and latitude; none where it has none, or of no known system.
 
-    They are what places a raw radar image on the ground: it has no affine transform.
+    They are what places a raw image on the ground: it has no affine transform. Where there are rational polynomial
+    coefficients instead, a grid of points follows from them, on ground of the height that they are centred on.
     """
     points, crs = dataset.gcps
-    if not points or crs is None:
+    if not points:
+        return _rational_points(dataset)
+    if crs is None:
         return ()
     try:
         with rasterio.Env(**_GDAL):
@@ -134,6 +138,27 @@ def control_points(dataset: Any) -> tuple[ControlPoint, ...]:
     return tuple(
         (float(point.row), float(point.col), lon, lat) for point, lon, lat in zip(points, lons, lats, strict=True)
     )
+
+
+def _rational_points(dataset: Any) -> tuple[ControlPoint, ...]:
+    """A grid of points over a raster from its rational polynomial coefficients; none where these place it nowhere."""
+    try:
+        polynomials = dataset.rpcs
+    except (KeyError, ValueError):  # rasterio's, of coefficients that are damaged
+        polynomials = None
+    if polynomials is None:
+        return ()
+    sides = (np.linspace(0, length, _NUM_RATIONAL) for length in (dataset.height, dataset.width))
+    rows, cols = (side.ravel().tolist() for side in np.meshgrid(*sides, indexing="ij"))
+    try:
+        with rasterio.Env(**_GDAL), RPCTransformer(polynomials) as transformer:
+            lons, lats = transformer.xy(rows, cols, zs=[polynomials.height_off] * len(rows), offset="ul")
+    except (*ERRORS, TransformError, ValueError):
+        return ()
+    places = np.array([lons, lats])
+    if not np.isfinite(places).all() or (np.abs(places[1]) > 90).any():
+        return ()
+    return tuple(zip(rows, cols, *places.tolist(), strict=True))
 
 
 def _sampling_distance(dataset: Any, crs: Any, affine: Any) -> float | None:

@@ -1,6 +1,6 @@
 """What a reader says of a scene, and the scene that the headers of its files make of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,6 +77,18 @@ class Draft:
     size: tuple[int, int] | None = None
     gsd: float | None = None
     control: tuple[ControlPoint, ...] = ()
+
+
+def corner_control(size: tuple[int, int], places: Sequence[tuple[float, float]]) -> tuple[ControlPoint, ...]:
+    """Control points at the outer corners of an image.
+
+    Args:
+        size: Rows and columns.
+        places: Longitude and latitude of upper left, upper right, lower right and lower left corner.
+    """
+    height, width = size
+    corners = ((0, 0), (0, width), (height, width), (height, 0))
+    return tuple((float(row), float(col), *place) for (row, col), place in zip(corners, places, strict=True))
 
 
 def assemble(found: FoundProduct, drafts: list[Draft], tile: int) -> list[Scene]:

@@ -2,14 +2,15 @@
 
 Pixels stay digital numbers: their maker publishes the factors to radiance anew each year, apart from the products. Zero
 is no data. The panchromatic image that comes with PMS is not used. Times are as the metadata writes them, without zone.
+Places come from the rational polynomial coefficients beside the image, else from the corners in the metadata.
 """
 
 import re
 
 from ringmoe.batch import Radiometry
 from ringmoe.raster.markup import Document
-from ringmoe.raster.products.draft import Draft, FoundProduct
-from ringmoe.raster.scene import BandSource, ProductInfo, UnusableError
+from ringmoe.raster.products.draft import Draft, FoundProduct, corner_control
+from ringmoe.raster.scene import BandSource, ControlPoint, ProductInfo, UnusableError
 
 ENTRY = re.compile(
     r"(?P<stem>(?P<satellite>GF(1[BCD]?|2))_(?P<camera>PMS\d?|WFV\d?)_[EW][\d.]+_[NS][\d.]+_\d{8}_L1A\d+)(-MSS\d?)?\.xml"
@@ -46,9 +47,20 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
             radiometry=Radiometry(quantity="digital number"),
             size=(int(height), int(width)),
             gsd=gsd,
+            control=_control(document, (int(height), int(width))),
             info=ProductInfo(kind=f"{satellite} {match['camera']} L1A", identifier=found.stem, level="L1A"),
         )
     ]
+
+
+def _control(document: Document, size: tuple[int, int]) -> tuple[ControlPoint, ...]:
+    """The corners of the image, which stand in where there are no rational polynomial coefficients beside it."""
+    corners = ("TopLeft", "TopRight", "BottomRight", "BottomLeft")
+    if not all(document.has(f"{corner}{axis}") for corner in corners for axis in ("Longitude", "Latitude")):
+        return ()
+    return corner_control(
+        size, [(document.numbers(f"{name}Longitude")[0], document.numbers(f"{name}Latitude")[0]) for name in corners]
+    )
 
 
 def _image(found: FoundProduct) -> str:

@@ -3,14 +3,15 @@
 ``sigma0 [dB] = 10 log10((I^2 + Q^2) (QualifyValue / 32767)^2) - CalibrationConst``, with both constants of each
 polarisation from ``*.meta.xml``. The maximum that 32767 stands for differs between polarisations, so without them the
 polarisations of a pixel are not comparable. Calibrated pixels are complex amplitudes whose square is sigma nought.
+Places come from the corners in the metadata.
 """
 
 import re
 
 from ringmoe.raster.markup import Document
-from ringmoe.raster.products.draft import Draft, FoundProduct
+from ringmoe.raster.products.draft import Draft, FoundProduct, corner_control
 from ringmoe.raster.products.sentinel1 import CALIBRATED, UNCALIBRATED
-from ringmoe.raster.scene import BandSource, ProductInfo, UnusableError
+from ringmoe.raster.scene import BandSource, ControlPoint, ProductInfo, UnusableError
 
 ENTRY = re.compile(r"(?P<stem>GF3\w?_\w+_[EW][\d.]+_[NS][\d.]+_\d{8}_L1A_)\w+_(?P<number>L\d+)\.meta\.xml")
 
@@ -46,6 +47,7 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
             sensor="GF-3 C-SAR",
             acquired=document.text("imageinfo/imagingTime/start").replace(" ", "T"),
             radiometry=CALIBRATED if calibrate else UNCALIBRATED,
+            control=_control(document),
             info=ProductInfo(
                 kind=f"GF-3 {document.text('sensor/imagingMode')} L1A",
                 identifier=found.entry.name.removesuffix(".meta.xml"),
@@ -53,6 +55,18 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
             ),
         )
     ]
+
+
+def _control(document: Document) -> tuple[ControlPoint, ...]:
+    """The corners of the image, which the metadata gives in longitude and latitude; none where it does not."""
+    corners = [f"imageinfo/corner/{name}" for name in ("topLeft", "topRight", "bottomRight", "bottomLeft")]
+    if not all(document.has(f"{corner}/{axis}") for corner in corners for axis in ("longitude", "latitude")):
+        return ()
+    (height,), (width,) = document.numbers("imageinfo/height"), document.numbers("imageinfo/width")
+    places = [
+        (document.numbers(f"{corner}/longitude")[0], document.numbers(f"{corner}/latitude")[0]) for corner in corners
+    ]
+    return corner_control((int(height), int(width)), places)
 
 
 def _constant(document: Document, group: str, polarisation: str) -> float | None:

@@ -9,6 +9,9 @@ import pytest
 
 from ringmoe.batch import Radiometry
 from ringmoe.raster.products.masks import read_mask
+from ringmoe.raster.quality import QualityConfig
+from ringmoe.raster.read import iter_tiles
+from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.products import gaofen, planet
 from tests.fixtures.products.raster import UTM, numbers, write
 
@@ -114,3 +117,22 @@ def test_real_naip(real_data: Path, tmp_path: Path, scenes_of: Any):
     (scene,) = scenes_of(tmp_path)
     assert (scene.modality, scene.band_indices, scene.sensor) == ("ms", (3, 2, 1, 4), "NAIP")
     assert (scene.acquired, scene.height, scene.width) == ("2020-08-31", 723, 934)
+
+
+def test_rational_polynomials_place_gaofen(tmp_path: Path, scenes_of: Any):
+    gaofen.write_l1a(tmp_path)
+    (scene,) = scenes_of(tmp_path)
+    assert (scene.crs, scene.transform, scene.gsd, len(scene.control)) == (None, None, 4.0, 121)
+    (first, *_, last) = iter_tiles(scene, TilingConfig(tile=32, stride=32), QualityConfig())
+    np.testing.assert_allclose(first.tile.record.corners[0], (108.8, 34.3), atol=1e-6)
+    np.testing.assert_allclose(first.tile.record.corners[2], (108.8 + 0.2 / 3, 34.3 - 0.2 / 3), atol=1e-6)
+    np.testing.assert_allclose(last.tile.record.corners[2], (109.0, 34.1), atol=1e-6)
+
+
+def test_gaofen_without_usable_polynomials_has_its_corners_if_any(tmp_path: Path, scenes_of: Any):
+    gaofen.write_l1a(tmp_path / "corners", rational=False)
+    (scene,) = scenes_of(tmp_path / "corners")
+    assert scene.control[::2] == ((0.0, 0.0, 108.7, 34.4), (96.0, 96.0, 108.85, 34.15))
+    gaofen.write_l1a(tmp_path / "none", rational=False, corners=False)
+    (scene,) = scenes_of(tmp_path / "none")
+    assert scene.control == ()

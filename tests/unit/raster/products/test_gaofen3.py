@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ringmoe.raster.grid import ControlGrid
 from ringmoe.raster.products.sentinel1 import CALIBRATED
 from tests.fixtures.products import gaofen3
 from tests.fixtures.products.raster import write
@@ -69,3 +70,12 @@ def test_images_of_another_delivery_are_left_alone(tmp_path: Path, scenes_of: An
     (scene,) = scenes_of(tmp_path, calibrate=False)
     assert scene.product.unused == 1
     np.testing.assert_array_equal(mosaic(scene)[:2], drawn["HH"])
+
+
+def test_corners_are_kept(tmp_path: Path, scenes_of: Any):
+    gaofen3.write_l1a(tmp_path)
+    (scene,) = scenes_of(tmp_path)
+    assert (scene.crs, scene.transform, len(scene.control)) == (None, None, 4)
+    corners = ControlGrid(scene.control).corners(0, 0, 96)
+    names = ("topLeft", "topRight", "bottomRight", "bottomLeft")
+    np.testing.assert_allclose(corners, [gaofen3.CORNERS[name] for name in names])
