@@ -12,7 +12,7 @@ from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.read import iter_tiles
 from ringmoe.raster.recognise import recognise
 from ringmoe.raster.tiling import TilingConfig
-from tests.fixtures.products import gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
+from tests.fixtures.products import alos, gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
 
 
 def read_all(folder: Path) -> None:
@@ -43,6 +43,7 @@ def damage(path: Path, chance: random.Random) -> None:
         gaofen3.write_l1a,
         gaofen.write_l1a,
         planet.write_scene,
+        alos.write_level_1_1,
     ],
 )
 def test_damaged_bytes_never_crash(write, tmp_path: Path):
