@@ -18,12 +18,12 @@ def print_places(places: Sequence[Place], left_out: Sequence[LeftOut], tiling: T
     """Prints which scenes are of one place, and which are of none."""
     for place in places:
         windows = tiling.grid(place.height, place.width).num_tiles
-        told = f"{place.name}\n  {len(place.members)} scenes, {windows:,} windows of {tiling.tile} pixels"
+        told = f"{place.name}\n  {len(place.members)} scenes, {_count(windows, 'window')} of {tiling.tile} pixels"
         for member in place.members:
             finer = f", {member.ratio} times as fine" if member.ratio > 1 else ""
             told += f"\n  {member.name}: {member.scene.name}, {member.scene.acquired or 'time not known'}{finer}"
         console.print(told, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{len(places)} places; {len(left_out)} scenes are of none")
+    console.print(f"{_count(len(places), 'place')}; {_count(len(left_out), 'scene')} of none")
     for alone in left_out:
         console.print(f"  {escape(alone.scene.name)}: {escape(alone.message)}", soft_wrap=True)
 
@@ -55,11 +55,14 @@ def describe_places(manifest: PlaceManifest) -> None:
     console.print(table)
     for split, entry in grouped.splits.items():
         size = decimal(sum(shard.bytes for shard in entry.shards))
-        console.print(
-            f"{split}: {entry.num_samples:,} samples of {grouped.tile} pixels; {len(entry.shards)} shards, {size}"
-        )
+        samples, shards = _count(entry.num_samples, "sample"), _count(len(entry.shards), "shard")
+        console.print(f"{split}: {samples} of {grouped.tile} pixels; {shards}, {size}")
     if lost := sum(1 for place in grouped.places if not place.candidates):
-        console.print(f"{lost} places have no windows: scenes of theirs are quarantined")
+        console.print(f"{_count(lost, 'place')} without windows: scenes of theirs are quarantined")
     for what, counts in (("windows dropped", dropped), ("tiles left out of samples", left_out)):
         if counts:
             console.print(f"{what}: {', '.join(f'{num:,} {words}' for words, num in sorted(counts.items()))}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -92,10 +92,7 @@ class PlaceReader:
         key = member_key(self._slugs[row["place"]], row["row"], row["col"])
         name = f"{path}:{key}"
         contents = _contents(path, row, key, name)
-        checksum = 0
-        for content in contents.values():
-            checksum = zlib.crc32(content, checksum)
-        if self._verify and checksum != row["crc32"]:
+        if self._verify and _checksum(contents) != row["crc32"]:
             raise ShardError(f"{name}: its content is not what was written (wrong checksum). {_REMEDY}")
         record = json.loads(contents["json"])
         tiles = {
@@ -122,6 +119,14 @@ def _contents(path: Path, row: Any, key: str, name: str) -> dict[str, bytes]:
         raise ShardError(f"{name} cannot be read: {error.strerror or error}. {_REMEDY}") from error
     except tarfile.TarError as error:
         raise ShardError(f"{name} is not where the index says ({error}). {_REMEDY}") from error
+
+
+def _checksum(contents: Mapping[str, bytes]) -> int:
+    """CRC-32 of the members of a sample, one after the other."""
+    checksum = 0
+    for content in contents.values():
+        checksum = zlib.crc32(content, checksum)
+    return checksum
 
 
 def _array(contents: Mapping[str, bytes], member: str, name: str) -> np.ndarray[Any, np.dtype[Any]]:

@@ -231,13 +231,13 @@ def test_plan_build_list_and_verify(folder, tmp_path, capsys):
         return capsys.readouterr().out
 
     text = run("shards plan", folder, "--grouped", "--tile", "16")
-    assert "2 places; 1 scenes are of none" in text
+    assert "2 places; 1 scene of none" in text
     assert "opt: in/a/opt.tif, time not known, 2 times as fine" in text
     options = ("--grouped", "--tile", "16", "--stride", "16", "--min-members", "3")
     text = run("shards build", folder, tmp_path / "out", *options)
     assert "ms, opt, sar_l1" in text
     assert "3 x ms" in text
-    assert "train: 32 samples of 16 pixels; 1 shards" in text
+    assert "train: 32 samples of 16 pixels; 1 shard," in text
     assert run("shards list", tmp_path / "out") in text
     assert "all 3 files are" in run("shards verify", tmp_path / "out")
 
