@@ -38,7 +38,7 @@ def encode(pixels_CHW: np.ndarray[Any, np.dtype[Any]], codec: Codec) -> bytes:
     return bytes(standalone.simple_compress(pixels_CHW.reshape(-1), _PCO))
 
 
-def decode(stored: bytes, codec: Codec, pixels_CHW: np.ndarray[Any, np.dtype[Any]]) -> None:
+def decode(stored: bytes | memoryview, codec: Codec, pixels_CHW: np.ndarray[Any, np.dtype[Any]]) -> None:
     """Fills a tile from its stored bytes; no more is ever written or allocated than it has room for.
 
     Args:
@@ -56,7 +56,7 @@ def decode(stored: bytes, codec: Codec, pixels_CHW: np.ndarray[Any, np.dtype[Any
         flat_N.view(np.uint8)[:] = np.frombuffer(stored, np.uint8)
         return
     try:
-        progress = standalone.simple_decompress_into(stored, flat_N)
+        progress = standalone.simple_decompress_into(bytes(stored), flat_N)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     if progress.n_processed != flat_N.size or not progress.finished:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ringmoe.data.codec import Codec
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import MANIFEST, Split, index_name, shard_name, statistics_name
 from ringmoe.data.manifest import FileEntry, GroupEntry, Index, Manifest, SceneEntry, SplitEntry
@@ -22,7 +23,7 @@ PLACE_INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),  # first byte of the sample in the shard's file: the header of its first member
         ("length", "<u8"),  # bytes of all its members with their headers
-        ("crc32", "<u4"),  # checksum of the contents of its members, one after the other
+        ("xxh3", "<u8"),  # checksum of the contents of its members, one after the other
         ("place", "<u4"),  # which of the places
         ("row", "<u4"),  # first row of the window, pixels of the place
         ("col", "<u4"),  # first column of the window, pixels of the place
@@ -36,7 +37,7 @@ class MemberEntry:
     """A scene of a place.
 
     Attributes:
-        name: Its name in the place: samples hold its pixels as ``<key>.<name>.npy``.
+        name: Its name in the place: samples hold its pixels as ``<key>.<name>.npy`` (or ``.pco``).
         modality: Key of the modality.
         scene: Name of the scene.
         ratio: Its pixels along one pixel of the place.
@@ -97,6 +98,7 @@ class GroupedEntry:
 
     Attributes:
         tile: Side of a window, pixels of its place.
+        codec: How pixels are stored.
         places: All places; the index counts through them.
         modalities: What there is of each modality.
         splits: Shards and index of each split that has samples.
@@ -104,6 +106,7 @@ class GroupedEntry:
     """
 
     tile: int
+    codec: Codec = "raw"
     places: tuple[PlaceEntry, ...]
     modalities: dict[str, PlaceModality]
     splits: dict[Split, SplitEntry]

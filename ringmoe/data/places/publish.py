@@ -70,6 +70,7 @@ def publish_places(
     }
     grouped = GroupedEntry(
         tile=plan.config.tiling.tile,
+        codec=plan.config.codec,
         places=_places(plan, results[PLACES], quarantined, kept),
         modalities=modalities,
         splits={split: entry for split, entry in splits.items() if entry is not None},

@@ -3,18 +3,21 @@
 import io
 import json
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ringmoe.batch import Tile, TileRecord
+from ringmoe.data.codec import SUFFIX, decode
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.places.manifest import PlaceManifest
+from ringmoe.data.places.unit import checksum_of
+from ringmoe.data.writer import npy_header
 from ringmoe.errors import ShardError
 
 _REMEDY = "`ringmoe shards verify` checks the whole folder; copy the file again, or build the shards again"
@@ -69,6 +72,7 @@ class PlaceReader:
         self._slugs = [place.slug for place in manifest.grouped.places]
         self._paths = [manifest.root / shard.name for shard in shards]
         self._ends = np.cumsum([shard.samples for shard in shards])
+        self._codec = manifest.grouped.codec
         self._verify = verify
 
     def __len__(self) -> int:
@@ -92,17 +96,42 @@ class PlaceReader:
         key = member_key(self._slugs[row["place"]], row["row"], row["col"])
         name = f"{path}:{key}"
         contents = _contents(path, row, key, name)
-        if self._verify and _checksum(contents) != row["crc32"]:
+        if "json" not in contents or (self._verify and checksum_of(contents) != row["xxh3"]):
             raise ShardError(f"{name}: its content is not what was written (wrong checksum). {_REMEDY}")
-        record = json.loads(contents["json"])
-        tiles = {
-            member: Tile(_array(contents, f"{member}.npy", name), TileRecord.from_dict(values))
-            for member, values in record["members"].items()
-        }
-        return PlaceSample(key, record["place"], record["row"], record["col"], tiles)
+        told = json.loads(bytes(contents["json"]))
+        tiles = {}
+        for member, values in told["members"].items():
+            record = TileRecord.from_dict(values)
+            tiles[member] = Tile(self._pixels(contents, member, record, name), record)
+        return PlaceSample(key, told["place"], told["row"], told["col"], tiles)
+
+    def _pixels(
+        self, contents: Mapping[str, memoryview], member: str, record: TileRecord, name: str
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """The pixels of one tile, of the size and type that its record says.
+
+        Raises:
+            ShardError: They are not there, or are others.
+        """
+        channels = self.statistics[record.modality].spec.num_channels
+        pixels_CHW = np.empty((channels, record.size, record.size), dtype=record.dtype)
+        header = _npy_header(record.dtype, pixels_CHW.shape)
+        content = contents.get(f"{member}.{SUFFIX[self._codec]}", memoryview(b""))
+        try:
+            if content[: len(header)] != header:
+                raise ValueError(f"its header promises another type or size than {record.dtype}, {pixels_CHW.shape}")
+            decode(content[len(header) :], self._codec, pixels_CHW)
+        except ValueError as error:
+            raise ShardError(f"{name}: the pixels of {member} are not there or damaged ({error}). {_REMEDY}") from error
+        return pixels_CHW
 
 
-def _contents(path: Path, row: Any, key: str, name: str) -> dict[str, bytes]:
+@lru_cache
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    return npy_header(np.empty(shape, dtype))
+
+
+def _contents(path: Path, row: Any, key: str, name: str) -> dict[str, memoryview]:
     """The members of a sample in their order; names lose the key.
 
     Raises:
@@ -113,25 +142,9 @@ def _contents(path: Path, row: Any, key: str, name: str) -> dict[str, bytes]:
             file.seek(row["offset"])
             sample = file.read(row["length"])
         with tarfile.open(fileobj=io.BytesIO(sample)) as tar:
-            found = {member.name: tar.extractfile(member) for member in tar if member.isfile()}
-            return {full.removeprefix(f"{key}."): file.read() for full, file in found.items() if file is not None}
+            members = [(found.name.removeprefix(f"{key}."), found.offset_data, found.size) for found in tar]
+        return {member: memoryview(sample)[start : start + size] for member, start, size in members}
     except OSError as error:
         raise ShardError(f"{name} cannot be read: {error.strerror or error}. {_REMEDY}") from error
     except tarfile.TarError as error:
         raise ShardError(f"{name} is not where the index says ({error}). {_REMEDY}") from error
-
-
-def _checksum(contents: Mapping[str, bytes]) -> int:
-    """CRC-32 of the members of a sample, one after the other."""
-    checksum = 0
-    for content in contents.values():
-        checksum = zlib.crc32(content, checksum)
-    return checksum
-
-
-def _array(contents: Mapping[str, bytes], member: str, name: str) -> np.ndarray[Any, np.dtype[Any]]:
-    """The array of one member."""
-    if member not in contents:
-        raise ShardError(f"{name} has no {member}, which its record names. {_REMEDY}")
-    array: np.ndarray[Any, np.dtype[Any]] = np.lib.format.read_array(io.BytesIO(contents[member]), allow_pickle=False)
-    return array

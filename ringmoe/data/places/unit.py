@@ -1,12 +1,11 @@
 """One work unit of places: its windows to at most one shard for each split, and the account of every window.
 
-A sample is ``<key>.json``, the records of all its tiles, and for each of them ``<key>.<member>.npy``.
+A sample is ``<key>.json``, the records of all its tiles, and for each of them ``<key>.<member>.npy`` (or ``.pco``).
 """
 
 import json
-import zlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import xxhash
 from webdataset.writer import TarWriter
 
 from ringmoe.config import files
+from ringmoe.data.codec import SUFFIX, Codec, encode
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.manifest import RefusedFile, write_file
@@ -32,7 +33,7 @@ from ringmoe.data.unit import (
     shard_file,
     statistics_file,
 )
-from ringmoe.data.writer import WrittenShard, npy_bytes
+from ringmoe.data.writer import WrittenShard, npy_header
 from ringmoe.raster.places import BrokenMemberError, Place, Window, iter_windows
 from ringmoe.raster.scene import Scene
 
@@ -107,7 +108,9 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
                     if (split := work.keep(span, window)) is None:
                         continue
                     if split not in writers:
-                        writers[split] = stack.enter_context(PlaceWriter(folder / shard_file(unit.name, split)))
+                        writers[split] = stack.enter_context(
+                            PlaceWriter(folder / shard_file(unit.name, split), unit.config.codec)
+                        )
                     writers[split].add(span, window)
         except BrokenMemberError as error:
             broken = RefusedFile(name=error.scene.name, code="broken", message=str(error))
@@ -115,7 +118,7 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
-            write_file(folder, rows_file(unit.name, split), npy_bytes(rows))
+            write_file(folder, rows_file(unit.name, split), npy_header(rows) + rows.tobytes())
     groups, states = work.groups()
     write_file(folder, statistics_file(unit.name), json.dumps(states).encode())
     result = UnitResult(
@@ -173,11 +176,20 @@ class _PlaceWork:
         return tuple(group for group, _ in found), [state for _, state in found]
 
 
+def checksum_of(contents: Mapping[str, bytes | memoryview]) -> int:
+    """Checksum of the members of a sample, one after the other in the order of their names."""
+    digest = xxhash.xxh3_64()
+    for name in sorted(contents):
+        digest.update(contents[name])
+    return digest.intdigest()
+
+
 class PlaceWriter:
     """Writes one shard of places; a context manager. Without ``finish`` nothing is left behind."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, codec: Codec) -> None:
         """Begins the shard; ``finish`` gives the file its name."""
+        self._codec = codec
         self._file = DurableFile(path)
         self._tar = TarWriter(self._file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, compress=False, encoder=False)
         self._rows: list[tuple[int, ...]] = []
@@ -193,7 +205,7 @@ class PlaceWriter:
         self._file.__exit__(kind, error, trace)
 
     def add(self, span: PlaceSpan, window: Window) -> None:
-        """Appends a sample: ``<key>.json`` and ``<key>.<member>.npy`` for each tile."""
+        """Appends a sample: ``<key>.json``, and ``<key>.<member>.npy`` or ``.pco`` for each tile."""
         record = {
             "place": span.place.name,
             "row": window.row,
@@ -202,14 +214,12 @@ class PlaceWriter:
         }
         contents = {"json": json.dumps(record, allow_nan=False).encode()}
         for name, tile in window.tiles.items():
-            contents[f"{name}.npy"] = npy_bytes(np.ascontiguousarray(tile.pixels_CHW))
-        checksum = 0
-        for name in sorted(contents):  # the order in which they are written
-            checksum = zlib.crc32(contents[name], checksum)
+            stored = encode(tile.pixels_CHW, self._codec)
+            contents[f"{name}.{SUFFIX[self._codec]}"] = npy_header(tile.pixels_CHW) + stored
         begin = self._tar.tarstream.offset
         self._tar.write({"__key__": member_key(span.slug, window.row, window.col)} | contents)
         length = self._tar.tarstream.offset - begin
-        self._rows.append((begin, length, checksum, span.number, window.row, window.col))
+        self._rows.append((begin, length, checksum_of(contents), span.number, window.row, window.col))
 
     def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
         """Makes the shard durable and gives it its name; returns it and its rows of the index."""

@@ -24,7 +24,9 @@ _METRES = {
     **{"B09": 60, "B10": 60, "B11": 20, "B12": 20},
 }
 """Sampling distance of each band, in the order of their numbers (from 0) in lists of the metadata."""
-_IMAGE = re.compile(r"(?P<place>.*)/IMG_DATA/(R\d0m/)?(?P<tile>T\w{5})_\w+?_(?P<band>B\d[\dA])(_(?P<metres>\d0)m)?")
+_IMAGE = re.compile(
+    r"(?P<place>.*)/IMG_DATA/(R\d0m/)?(?P<tile>T\w{5})_\w+?_(?P<band>B(0[1-9]|8A|1[0-2]))(_(?P<metres>\d0)m)?"
+)
 _CLASSES = re.compile(r".*/IMG_DATA/(R20m/)?\w+_SCL_20m")
 _MASK_METRES = 20
 _OFFSETS_SINCE = 4.0  # processing baseline

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +124,7 @@ def _build_and_die(folder, out, number):
     build([folder], out, SETTINGS)
 
 
-@pytest.mark.parametrize("number", [3, 12, 28])
+@pytest.mark.parametrize("number", [3, 28])
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(folder, shards, tmp_path, number):
     child = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(folder, tmp_path / "out", number))
     child.start()
@@ -162,7 +160,7 @@ def test_a_broken_scene_takes_its_place_along_unless_enough_are_left(tmp_path):
         ("in/a/ms.tif", 49),
         ("in/b/3.tif", 0),
     ]
-    manifest = build([archive], tmp_path / "two", replace(SETTINGS, min_members=2), workers=2).manifest
+    manifest = build([archive], tmp_path / "two", replace(SETTINGS, min_members=2)).manifest
     place = manifest.grouped.places[1]
     assert ([member.name for member in place.members], place.candidates) == (["ms.2021-03-03", "ms.2021-05-03"], 49)
     with pytest.raises(SceneError, match=r"b/4\.tif"):
@@ -212,17 +210,11 @@ def test_damage_is_found(folder, shards, tmp_path):
         PlaceManifest.open(manifest.root)
 
 
-def test_the_documented_lines_read_a_shard_with_plain_webdataset(shards):
+def test_the_documented_lines_read_a_shard_with_plain_webdataset(shards, capsys):
     code = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "wds." in block)
     path = shards.root / "places/train-000000.tar"
-    run = subprocess.run(
-        [sys.executable, "-c", code.replace("shards/NAME/places/train-000000.tar", str(path))],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert "in-a-ms_r000000_c000000 (4, 16, 16) (3, 32, 32)" in run.stdout
+    exec(code.replace("shards/NAME/places/train-000000.tar", str(path)), {})
+    assert "in-a-ms_r000000_c000000 (4, 16, 16) (3, 32, 32)" in capsys.readouterr().out
 
 
 def test_plan_build_list_and_verify(folder, tmp_path, capsys):
@@ -268,3 +260,14 @@ def test_real_changes(real_data, tmp_path):
         assert set(sample.tiles) == {"before", "after"}
         assert (sample.tiles["before"].pixels_CHW != sample.tiles["after"].pixels_CHW).any()
         assert {Path(tile.record.source).name for tile in sample.tiles.values()} == {sample.place}
+
+
+def test_coded_pixels_are_the_same(folder, shards, tmp_path):
+    coded = build([folder], tmp_path / "out", replace(SETTINGS, codec="pco")).manifest
+    raw, other = PlaceReader(shards, "train"), PlaceReader(coded, "train")
+    assert len(raw) == len(other)
+    for one, two in zip(raw, other, strict=True):
+        assert (one.key, one.tiles.keys()) == (two.key, two.tiles.keys())
+        for name, tile in one.tiles.items():
+            assert tile.record == two.tiles[name].record
+            np.testing.assert_array_equal(tile.pixels_CHW, two.tiles[name].pixels_CHW)
