@@ -32,7 +32,7 @@ from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_fil
 from ringmoe.raster.statistics import Statistics
 
 
-@singledispatch
+@singledispatch  # places have a folder of their own kind
 def publish(
     plan: Plan, results: Mapping[str, Sequence[UnitResult]], quarantined: Sequence[RefusedFile], work: Path, root: Path
 ) -> Manifest:

@@ -84,7 +84,7 @@ def result_file(unit: str) -> str:
     return f"{unit}.json"
 
 
-@singledispatch
+@singledispatch  # units of places have a builder of their own
 def build_unit(unit: Unit, folder: Path) -> UnitResult:
     """Builds a unit; its files appear in ``folder``, the result last.
 

@@ -135,12 +135,12 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
 
 def account(place: int, words: str) -> str:
     """Name under which a unit counts what happened in a place; ``place_of_account`` takes it apart."""
-    return f"{place} {words}"
+    return f"{words}, place {place}"
 
 
 def place_of_account(name: str) -> tuple[int, str]:
     """Number of the place, and what happened there."""
-    number, _, words = name.partition(" ")
+    words, _, number = name.rpartition(", place ")
     return int(number), words
 
 

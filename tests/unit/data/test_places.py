@@ -175,6 +175,12 @@ def test_scenes_that_make_no_place_end_the_build_with_the_reason(tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(SceneError, match=r"one\.tif: no other scene"):
         build([tmp_path / "in/one.tif", tmp_path / "in/other.tif"], tmp_path / "out", SETTINGS)
+    blacken(write_member(tmp_path / "black/opt.tif", "opt"), slice(0, 64))
+    write_member(tmp_path / "black/ms.tif", "ms")
+    with pytest.raises(
+        SceneError, match="not a single tile is left: 42 windows dropped as black_border of opt, place 0;"
+    ):
+        build([tmp_path / "black"], tmp_path / "out", SETTINGS)
     with pytest.raises(ConfigError, match="needs --grouped"):
         BuildConfig(min_members=2)
 
