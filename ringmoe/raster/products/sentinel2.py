@@ -93,9 +93,9 @@ class _Granule:
 def _modalities() -> dict[str, dict[str, str]]:
     """Of each modality that a granule holds, the product's name of every band.
 
-    They are ``ms``, and each that was registered with bands of Sentinel-2 by name.
+    They are ``ms``, and each that was registered with bands of Sentinel-2 by name and holds digital numbers.
     """
-    named = [spec for spec in registry.known() if set(spec.bands) <= {*_METRES}]
+    named = [spec for spec in registry.known() if set(spec.bands) <= {*_METRES} and "dn" in spec.units]
     return {"ms": _BANDS} | {spec.key: {band: band for band in spec.bands} for spec in named}
 
 
@@ -110,7 +110,7 @@ def _draft(
     files = granule.files
     names = _modalities()[modality]
     missing = [number for number in names.values() if number not in files]
-    if missing and not registry.get(modality).optional_bands:
+    if missing and (len(missing) == len(names) or not registry.get(modality).optional_bands):
         raise UnusableError(
             "missing_part",
             f"{found.entry.name} lists no {', no '.join(f'{_METRES[band]} m file of {band}' for band in missing)} for "
@@ -118,10 +118,9 @@ def _draft(
         )
     present = {name: number for name, number in names.items() if number not in missing}
     finest = min(_METRES[number] for number in present.values())
+    part = ("" if alone else granule.place.rpartition("/")[2], "" if modality == "ms" else modality)
     return Draft(
-        part="/".join(
-            filter(None, ("" if alone else granule.place.rpartition("/")[2], "" if modality == "ms" else modality))
-        ),
+        part="/".join(filter(None, part)),
         modality=modality,
         bands={
             name: BandSource(file=files[number], index=1, repeat=_METRES[number] // finest)
