@@ -20,6 +20,7 @@ from ringmoe.data.layout import SPLITS
 from ringmoe.data.manifest import GroupEntry, Manifest
 from ringmoe.data.places import PlaceManifest, open_folder
 from ringmoe.data.plan import BuildConfig
+from ringmoe.data.verify import verify_tiles
 from ringmoe.errors import ConfigError, ShardError
 
 _NUM_LISTED = 10
@@ -102,23 +103,28 @@ def show(config: ShardsFolder) -> None:
 
 
 def verify(config: ShardsFolder) -> None:
-    """Reads every file and compares its checksum.
+    """Reads every file and compares its checksum, and every tile and compares it with the index.
 
     Raises:
-        ShardError: A file is missing, or its content is not what was written.
+        ShardError: A file is missing, its content is not what was written, or index and shards disagree.
     """
     manifest = open_folder(config.folder)
-    wrong = []
+    entries = manifest.modalities.values()
+    num_files, num_tiles = len(manifest.all_files), sum(entry.num_kept for entry in entries)
+    num_shards = sum(len(samples.shards) for entry in entries for samples in entry.splits.values())
     with _progress("files") as progress:
-        for entry, fault in progress.track(manifest.verify(), total=len(manifest.all_files), description="checking"):
-            if fault is not None:
-                wrong.append(f"{config.folder / entry.name} {fault}")
+        checked = progress.track(manifest.verify(), total=num_files, description="checking files")
+        wrong = [f"{config.folder / entry.name} {fault}" for entry, fault in checked if fault is not None]
+    with _progress("shards") as progress:
+        tiles = progress.track(verify_tiles(manifest), total=num_shards, description="checking tiles")
+        wrong += [f"{config.folder / name}: {fault}" for name, faults in tiles for fault in faults]
     if wrong:
-        lines = [f"{len(wrong)} of {len(manifest.all_files)} files are damaged:", *wrong[:_NUM_LISTED]]
+        lines = [f"{config.folder} is damaged, {len(wrong)} faults:", *wrong[:_NUM_LISTED]]
         if len(wrong) > _NUM_LISTED:
             lines.append(f"and {len(wrong) - _NUM_LISTED} more")
         raise ShardError("\n  ".join(lines))
-    console.print(f"{config.folder}: all {len(manifest.all_files)} files are as they were written", soft_wrap=True)
+    tiles_too = f", and all {num_tiles:,} tiles are what the index says" if num_tiles else ""
+    console.print(f"{config.folder}: all {num_files} files are as they were written{tiles_too}", soft_wrap=True)
 
 
 def _progress(unit: str) -> Progress:
@@ -154,7 +160,7 @@ def _describe(manifest: Manifest) -> None:
 
 def _tiles_table(manifest: Manifest) -> Table:
     """Of each modality: scenes, shards, and the account of every window."""
-    table = _table("modality", title=str(manifest.root))
+    table = _table("modality", "codec", title=str(manifest.root))
     for column in ("tile", "scenes", "windows", "dropped", *SPLITS, "shards", "size"):
         table.add_column(column, justify="right")
     for key, entry in manifest.modalities.items():
@@ -162,7 +168,7 @@ def _tiles_table(manifest: Manifest) -> Table:
         counts = {split: entry.splits[split].num_samples if split in entry.splits else 0 for split in SPLITS}
         numbers = (len(entry.scenes), entry.candidates, sum(entry.dropped.values()), *counts.values(), len(shards))
         size = decimal(sum(shard.bytes for shard in shards))
-        table.add_row(key, str(entry.tile), *(f"{number:,}" for number in numbers), size)
+        table.add_row(key, entry.codec, str(entry.tile), *(f"{number:,}" for number in numbers), size)
     return table
 
 
