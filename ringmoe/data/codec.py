@@ -2,7 +2,7 @@
 
 ``pco`` is one standalone stream of pcodec (https://github.com/pcodec/pcodec), which finds the distribution of numbers
 and packs each in as many bits as it takes. It is handed integers as differences between neighbouring channels, which
-are alike, and floating-point numbers as they are. It was chosen by measurement: ``benchmarks/codecs.py``.
+are alike, and floating-point numbers as they are. It was chosen by measurement: ``benchmarks/lossless.py``.
 
 The checksum is that of the stored bytes. So damage is found before any decoder sees it, by whoever copies the bytes as
 well as by whoever decodes them.

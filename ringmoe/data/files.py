@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import repeat
 
 from ringmoe.errors import ShardError
@@ -39,14 +40,14 @@ class OpenFiles:
             ShardError: One cannot be read in full.
         """
         descriptors = self._open(files)
-        at, sizes = [descriptors[file] for file in files], [len(target) for target in targets]
+        at, sizes = list(map(descriptors.__getitem__, files)), list(map(len, targets))
         step = max(_RUN // max(sizes, default=1), 1)
         elsewhere = []
         for run in (slice(first, first + step) for first in range(0, len(targets), step)):
             try:
                 reading = map(os.preadv, at[run], zip(targets[run], strict=True), offsets[run], repeat(os.RWF_NOWAIT))
                 in_memory = list(reading) == sizes[run]
-            except OSError:  # nothing of a range is in memory, or this file system cannot tell
+            except (OSError, OverflowError):  # nothing is in memory, or this file system cannot tell, or no file has it
                 in_memory = False
             if in_memory:
                 yield run
@@ -54,7 +55,8 @@ class OpenFiles:
                 elsewhere.append(run)
         for run in elsewhere:
             for descriptor, offset, size in zip(at[run], offsets[run], sizes[run], strict=True):
-                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
+                with suppress(OSError, OverflowError):  # whoever reads it will say what is wrong
+                    os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_WILLNEED)
         for run in elsewhere:
             for descriptor, target, offset, name in zip(at[run], targets[run], offsets[run], names[run], strict=True):
                 _read_fully(descriptor, target, offset, name)
@@ -82,8 +84,8 @@ def _read_fully(descriptor: int, target: memoryview, offset: int, name: str) -> 
     while done < len(target):
         try:
             num_read = os.preadv(descriptor, (target[done:],), offset + done)
-        except OSError as error:
-            raise ShardError(f"{name} cannot be read: {error.strerror}") from error
+        except (OSError, OverflowError) as error:
+            raise ShardError(f"{name} cannot be read at byte {offset:,}: {error}. {REMEDY}") from error
         if num_read == 0:
             raise ShardError(f"{name} has {len(target)} bytes, of which {done} could be read. {REMEDY}")
         done += num_read

@@ -191,7 +191,7 @@ class TileReader:
         else:
             rows_N, groups_N, layouts_N = self._look_up(samples_N)
         names = SampleNames(self._shards, self._shard_ends.searchsorted(samples_N, side="right"), rows_N)
-        if (layouts_N == layouts_N[:1]).all():  # nearly always
+        if len(layouts_N) and (layouts_N == layouts_N[0]).all():  # nearly always
             blocks = [TileBlock(np.arange(len(samples_N)), self._read_block(int(layouts_N[0]), names), groups_N)]
             return blocks, names
         blocks = []

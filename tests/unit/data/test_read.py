@@ -40,6 +40,8 @@ def test_reading_by_position_gives_what_the_tars_hold(shards, key, split):
         assert names[place] == name
         np.testing.assert_array_equal(block.pixels_BCHW[place], pixels)
         assert reader.statistics.groups[block.groups_B[place]].sensor == record["sensor"]
+    blocks, names = reader.read(order[:0])
+    assert (blocks, len(names)) == ([], 0)
     reader.close()
 
 
