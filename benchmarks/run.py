@@ -31,6 +31,7 @@ FAMILIES = (
     "training_step",
     "encoder",
     "loader",
+    "lossless",
     "whole_loader",
     "order",
     "tiler",
