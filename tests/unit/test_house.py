@@ -43,6 +43,8 @@ ALLOWED |= {
 HEAVY = {
     "rasterio": ("raster", None),
     "webdataset": ("data", None),
+    "xxhash": ("data", 1),
+    "pcodec": ("data", 1),
     "deepspeed": ("distributed", 1),
     "mpi4py": ("distributed", 1),
     "fairscale": ("distributed", 1),
