@@ -205,9 +205,10 @@ def build_share(
                 write_file(work, f"share-{share.number}-of-{share.count}", b"")
                 units.look()
                 with publishing(work) as is_ours:
-                    if units.pending or not is_ours:
+                    if not units.pending and is_ours:
+                        manifest = _conclude(units, run, catalogue.named, out, progress)
+                    elif (manifest := _finished(plan, out)) is None:
                         return ShareReport(len(mine), num_reused, len(units.pending))
-                    manifest = _conclude(units, run, catalogue.named, out, progress)
             remove_work(out)
     except ShardError:
         # another has published meanwhile, which also takes away the folder that this one looked for work in

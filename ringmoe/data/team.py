@@ -84,7 +84,7 @@ class TeamWork:
     def _reported(self, missing: dict[str, Unit]) -> Iterator[tuple[Unit, UnitResult]]:
         for report in map(json.loads, self._team.reports()):
             if "failed" in report:
-                raise TeamError(f"a helper failed: {report['failed']}. What is finished is kept")
+                raise TeamError(f"another rank failed: {report['failed']}")
             result = files.from_dict(UnitResult, report["result"], where="result of a helper")
             yield missing.pop(result.name), result
 
@@ -116,8 +116,8 @@ def help_build(team: Team, config: BuildConfig, workers: int) -> None:
         raise
     except OSError as error:
         failure = ShardError(
-            f"{error.filename or 'a file of the build'} cannot be read or written: {error.strerror or error}. What is "
-            "finished is kept: mend it and run the same command again"
+            f"{error.filename or 'a file of the build'} cannot be read or written: {error.strerror or error}; what is "
+            "finished is kept. Mend it and run the same command again"
         )
         team.report(json.dumps({"failed": str(failure)}))
         raise failure from error
