@@ -34,6 +34,7 @@ FAMILIES = (
     "whole_loader",
     "order",
     "tiler",
+    "building",
 )
 
 
