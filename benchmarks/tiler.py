@@ -106,7 +106,8 @@ def _huge_scene(path: Path) -> Path:
 
 def _peak_of_building(scene: Path, out: Path) -> int:
     """Bytes that this process, a fresh one, takes at most while it builds the shards of a scene."""
-    entry = build([scene], out, BuildConfig()).manifest.modalities["ms"]
+    whole = BuildConfig(tiles_per_shard=1 << 20)  # in one go, which takes the most memory
+    entry = build([scene], out, whole).manifest.modalities["ms"]
     assert entry.num_kept > 0
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))

@@ -112,9 +112,9 @@ def _tell(report: BuildReport | ShareReport, config: ShardsBuild) -> None:
     """Prints what a build did."""
     out = config.paths[-1]
     if isinstance(report, ShareReport):
-        left = f"{report.num_left:,} units of others are not yet" if report.num_left else "and another publishes now"
+        left = f"{report.num_left:,} units of others are missing" if report.num_left else "another publishes it now"
         console.print(
-            f"share {config.share} of {out} is built ({report.num_units:,} units), {left}. Whoever finishes last "
+            f"share {config.share} of {out} is built ({report.num_units:,} units); {left}. Whoever finishes last "
             "publishes; if one was stopped or failed, run it again",
             soft_wrap=True,
             highlight=False,
