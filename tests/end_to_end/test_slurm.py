@@ -12,7 +12,7 @@ from ringmoe.data.build import build
 from ringmoe.data.plan import BuildConfig
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures import slurm
-from tests.fixtures.launchers import ROOT, STEPS, arguments, variables
+from tests.fixtures.launchers import BIN, ROOT, STEPS, arguments, variables
 from tests.fixtures.slurm import Cluster
 from tests.fixtures.small_run import rows_of, weights_of
 from tests.unit.data.conftest import damage, write_scene
@@ -156,6 +156,13 @@ def test_an_array_gives_the_bytes_of_one_process(cluster, scenes, cut, tmp_path)
     assert " ".join(_said(tmp_path).split()).count("it was built before from the same scenes and settings") == 3
     assert cluster.wait(_array(cluster, tmp_path, scenes, "0,2,3")) == {"FAILED"}
     assert "the numbers of an array may have no gaps" in _said(tmp_path)
+
+
+def test_tasks_of_a_step_give_the_bytes_of_one_process(cluster, scenes, cut, tmp_path):
+    words = (BIN / "ringmoe", "shards", "build", scenes, tmp_path / "out", *CUT)
+    done = cluster.run("srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", *words, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert _content(tmp_path / "out") == cut
 
 
 def test_an_array_whose_task_died_is_submitted_again(cluster, scenes, cut, tmp_path):
