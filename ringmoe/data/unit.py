@@ -114,6 +114,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
                         )
                     key = member_key(span.slug, tile.record.row, tile.record.col)
                     writers[split].add(key, tile, scene=span.number, group=work.take(tile, split))
+                    del tile  # a view of a strip of the scene, which would stay until the next tile that is kept
             except SceneError as error:
                 broken = RefusedFile(name=span.scene.name, code="broken", message=str(error))
                 return leave_result(UnitResult(name=unit.name, excluded=unit.excluded, broken=broken), folder)
@@ -154,6 +155,7 @@ class UnitAccounts:
                 yield candidate.tile, candidate.split
             else:
                 self.dropped[str(candidate.reason)] += 1
+            del candidate  # as above
 
     def take(self, tile: Tile, split: Split) -> int:
         """Counts a tile in its group; only tiles that train enter the statistics. Returns the group's number."""
