@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ringmoe.data.build import BuildProgress, BuildReport, Share, ShareReport, b
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.errors import ConfigError, SceneError, ShardError
+from tests.fixtures.places import write_archive
 
 from .conftest import SMALL, damage
 
@@ -50,6 +52,16 @@ def test_the_last_share_publishes_and_quarantines_like_one_process(broken, tmp_p
     again = build_share([folder], out, SMALL, Share(0, 3))
     assert isinstance(again, BuildReport)
     assert again.num_reused == again.num_units
+
+
+def test_shares_of_places_give_the_bytes_of_one_process(tmp_path):
+    archive = write_archive(tmp_path / "in")
+    config = replace(SMALL, grouped=True)
+    whole = build([archive], tmp_path / "whole", config).manifest.root
+    for number in (1, 0):
+        report = build_share([archive], tmp_path / "out", config, Share(number, 2))
+    assert isinstance(report, BuildReport)
+    assert _content(tmp_path / "out") == _content(whole)
 
 
 def _build_share(barrier, folder, out, number, die_at):
