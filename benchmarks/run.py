@@ -35,6 +35,7 @@ FAMILIES = (
     "whole_loader",
     "order",
     "tiler",
+    "building",
 )
 
 

@@ -25,5 +25,9 @@ class CheckpointError(RingMoEError):
     """A checkpoint is missing, incomplete, damaged or does not fit the run."""
 
 
+class TeamError(RingMoEError):
+    """A process of a job is gone, and the others cannot go on without it."""
+
+
 class TrainingError(RingMoEError):
     """Training cannot go on: its numbers are no longer finite."""

@@ -1,7 +1,9 @@
 """``ringmoe shards``: build shards from scenes, say what a folder holds, check it."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +16,18 @@ from rich.table import Table
 
 from ringmoe.cli.console import console
 from ringmoe.cli.places import describe_places
+from ringmoe.cli.progress import BuildBar
 from ringmoe.cli.scenes import SceneOptions, print_files, print_left_alone
+from ringmoe.data.build import BuildReport, Share, ShareReport, build_share
 from ringmoe.data.build import build as build_shards
 from ringmoe.data.layout import SPLITS
 from ringmoe.data.manifest import GroupEntry, Manifest
 from ringmoe.data.places import PlaceManifest, open_folder
 from ringmoe.data.plan import BuildConfig
+from ringmoe.data.team import help_build
 from ringmoe.data.verify import verify_tiles
+from ringmoe.distributed.environment import find_place
+from ringmoe.distributed.team import meet
 from ringmoe.errors import ConfigError, ShardError
 
 _NUM_LISTED = 10
@@ -33,11 +40,14 @@ class ShardsBuild(BuildConfig, SceneOptions):
     Attributes:
         paths: Files and folders of scenes, and last the folder of the shards: new or empty, or of the same build,
             which is then continued.
-        workers: Processes; the shards are the same for any number.
+        workers: Processes, or processes of each rank under mpirun or srun; the shards are the same for any number.
+        share: Build one share of many, like 3/16 (the first is 0/16), beside others that do not know of it: a task of
+            a batch system's array. The one that finishes last publishes.
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES... OUT")]
     workers: int = 1
+    share: str | None = None
 
     def __post_init__(self) -> None:
         """Checks the command line.
@@ -50,6 +60,8 @@ class ShardsBuild(BuildConfig, SceneOptions):
             raise ConfigError("name at least one file or folder of scenes, and behind them the folder of the shards")
         if self.workers < 1:
             raise ConfigError(f"--workers must be at least 1; it is {self.workers}")
+        if self.share is not None:
+            Share.parse(self.share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,27 +76,51 @@ class ShardsFolder:
 
 
 def build(config: ShardsBuild) -> None:
-    """Builds shards, or continues an interrupted build.
+    """Builds shards, or continues an interrupted build; under mpirun or srun by all ranks together.
 
     Raises:
+        ConfigError: A share by several ranks, or they do not find each other.
         SceneError: There is no usable scene.
         ShardError: The folder cannot be used or written.
+        TeamError: Another rank failed.
     """
     declarations = config.load()
     settings = BuildConfig(**{field.name: getattr(config, field.name) for field in fields(BuildConfig)})
     *scenes, out = config.paths
-    with _progress("windows") as progress:
-        task = progress.add_task("building", total=None, visible=False)
-        report = build_shards(
-            scenes,
-            out,
-            settings,
-            workers=config.workers,
-            declarations=declarations,
-            modality=config.modality,
-            calibrate=config.calibrate,
-            progress=lambda done, total: progress.update(task, completed=done, total=total, visible=True),
+    with meet(find_place(os.environ)) as team:
+        if team is not None and config.share is not None:
+            raise ConfigError("--share is for processes that do not know of each other; ranks share without it")
+        if team is not None and not team.leads:
+            help_build(team, settings, config.workers)
+            return
+        with BuildBar() as bar:
+            whole = partial(build_shards, team=team)
+            which = whole if config.share is None else partial(build_share, share=Share.parse(config.share))
+            report = which(
+                scenes,
+                out,
+                settings,
+                workers=config.workers,
+                declarations=declarations,
+                modality=config.modality,
+                calibrate=config.calibrate,
+                progress=bar,
+            )
+    _tell(report, config)
+
+
+def _tell(report: BuildReport | ShareReport, config: ShardsBuild) -> None:
+    """Prints what a build did."""
+    out = config.paths[-1]
+    if isinstance(report, ShareReport):
+        left = f"{report.num_left:,} units of others are missing" if report.num_left else "another publishes it now"
+        console.print(
+            f"share {config.share} of {out} is built ({report.num_units:,} units); {left}. Whoever finishes last "
+            "publishes; if one was stopped or failed, run it again",
+            soft_wrap=True,
+            highlight=False,
         )
+        return
     if report.num_reused == report.num_units:
         console.print(f"reused {out}: it was built before from the same scenes and settings")
     elif report.num_reused:
@@ -128,15 +164,8 @@ def verify(config: ShardsFolder) -> None:
 
 
 def _progress(unit: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
 
 
 def _describe(manifest: Manifest) -> None:

@@ -2,40 +2,56 @@
 
 While it works, everything lies in ``OUT/.building``; the manifest is written last. So a folder with a manifest is
 whole, and one without is continued by the same command: finished units are kept, and what comes out is the same to the
-byte as without the interruption, for any number of workers.
+byte as without the interruption, for any number of workers, ranks or tasks.
 
 A scene that turns out to be damaged while it is read is quarantined whole: the units that it has a part in are built
 again without it, and its error stands in the manifest. One that was named itself ends the build.
+
+Who builds may be a pool of local processes (``pool``), the ranks of a job (``team``), or tasks that never meet, each of
+which builds its share (``build_share``): there whoever finishes last sees that nothing is missing, and publishes.
 """
 
-import errno
-import fcntl
 import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ringmoe.config import files
-from ringmoe.data.layout import BUILDING, MANIFEST
+from ringmoe.data.layout import MANIFEST
 from ringmoe.data.manifest import Manifest, RefusedFile, write_file
 from ringmoe.data.places import make_place_plan, open_folder
-from ringmoe.data.plan import BuildConfig, Plan, difference, make_plan, record_of
+from ringmoe.data.plan import BuildConfig, Plan, Unit, make_plan, record_of
 from ringmoe.data.pool import run_units
 from ringmoe.data.publish import publish
-from ringmoe.data.unit import UnitResult, load_result, result_file
-from ringmoe.errors import SceneError, ShardError
+from ringmoe.data.team import Team, TeamWork
+from ringmoe.data.unit import UnitResult, load_result
+from ringmoe.data.workfolder import check_same, publishing, remove_work, work_folder
+from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.raster.declare import Declarations
 from ringmoe.raster.recognise import Catalogue, recognise
 
-_PLAN, _QUARANTINE, _LOCK = "plan.json", "quarantine.json", "lock"
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_QUARANTINE = "quarantine.json"
 
-OnProgress = Callable[[int, int], None]
-"""Called with the number of windows that are done and of all there are."""
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build is.
+
+    Attributes:
+        done: Windows that are done.
+        total: All there are.
+        quarantined: Scenes that turned out to be broken.
+    """
+
+    done: int
+    total: int
+    quarantined: int = 0
+
+
+OnProgress = Callable[[BuildProgress], None]
+_RunUnits = Callable[[Sequence[Unit], Path], Iterator[tuple[Unit, UnitResult]]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,53 @@ class BuildReport:
     num_reused: int
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of ``count`` shares of a build, from 0.
+
+    Attributes:
+        number: Which.
+        count: How many there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Reads ``3/16``: the fourth of sixteen shares.
+
+        Raises:
+            ConfigError: It is nothing like this.
+        """
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+            raise ConfigError(f"a share is a number from 0 and how many there are, like 0/16 to 15/16; it is {text!r}")
+        return cls(int(number), int(count))
+
+
+@dataclass(frozen=True)
+class ShareReport:
+    """What a share did that was not the last one.
+
+    Attributes:
+        num_units: Work units of the share.
+        num_reused: Those of them that were finished before.
+        num_left: Units of the plan that others have not finished; zero where another is publishing.
+    """
+
+    num_units: int
+    num_reused: int
+    num_left: int
+
+
 def build(
     scenes: Sequence[Path],
     out: Path,
     config: BuildConfig,
     *,
     workers: int = 1,
+    team: Team | None = None,
     declarations: Declarations | None = None,
     modality: str | None = None,
     calibrate: bool = True,
@@ -73,6 +130,7 @@ def build(
         out: Folder of the shards: new, empty, or of an earlier run of the same build.
         config: How tiles are cut, which are dropped, and how many go into a shard.
         workers: Local processes. The result is the same for any number.
+        team: Processes of a job that this one leads; they build with it (``team.help_build``).
         declarations: What is known of scenes beside what the files say.
         modality: The modality of all scenes, where the files do not say it.
         calibrate: Whether radar products are read as calibrated amplitudes; else their numbers stay as they are.
@@ -85,151 +143,208 @@ def build(
     catalogue = recognise(
         scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
     )
-    plan = make_place_plan(catalogue, config) if config.grouped else make_plan(catalogue, config)
-    num_units = len(plan.units)
-    if (out / MANIFEST).exists():
-        manifest = open_folder(out)
-        _check_same(plan, record_of(manifest), f"{out} holds shards of another build")
-        manifest.check_sizes(manifest.all_files)
-        shutil.rmtree(out / BUILDING, ignore_errors=True)  # a run was killed just before it would have done this
-        return BuildReport(manifest, catalogue, num_units, num_units)
-    with _work_folder(out, plan) as work:
-        units = _Units(plan, work, progress)
-        num_reused = len(units.results)
-        units.build_all(workers, named=catalogue.named)
-        results = {
-            key: [units.results[unit.name] for unit in plan.units if unit.modality == key]
-            for key in dict.fromkeys(unit.modality for unit in plan.units)
-        }
-        if not any(result.shards for found in results.values() for result in found):
-            raise SceneError(_nothing_kept(results, units.quarantined))
-        manifest = publish(plan, results, tuple(units.quarantined.values()), work, out)
-        shutil.rmtree(work)
-    return BuildReport(manifest, catalogue, num_units, num_reused)
+    plan = _plan(catalogue, config)
+    if (manifest := _finished(plan, out)) is None:
+        with work_folder(out, plan) as work:
+            units = _Units(plan, work)
+            num_reused = len(units.finished)
+            run = partial(run_units, workers=workers) if team is None else TeamWork(team, catalogue.scenes, workers)
+            manifest = _conclude(units, run, catalogue.named, out, progress)
+        remove_work(out)
+        return BuildReport(manifest, catalogue, len(plan.units), num_reused)
+    return BuildReport(manifest, catalogue, len(plan.units), len(plan.units))
 
 
+def build_share(
+    scenes: Sequence[Path],
+    out: Path,
+    config: BuildConfig,
+    share: Share,
+    *,
+    workers: int = 1,
+    declarations: Declarations | None = None,
+    modality: str | None = None,
+    calibrate: bool = True,
+    progress: OnProgress | None = None,
+) -> BuildReport | ShareReport:
+    """Builds one share, at the same time as others or not; the one that finds nothing missing behind it publishes.
+
+    A share that died is built again, in any division: all units that are not finished are shared out anew.
+
+    Args:
+        scenes: As for ``build``, and the same for all shares, as all that follows but ``share`` and ``workers``.
+        out: Folder of the shards, on a file system that all see.
+        config: As for ``build``.
+        share: Which of how many.
+        workers: Local processes.
+        declarations: As for ``build``.
+        modality: As for ``build``.
+        calibrate: As for ``build``.
+        progress: Told how far this share is, and what comes behind it for the last one.
+
+    Raises:
+        SceneError: As for ``build``. That of a scene or of the tiles: for whoever finishes last.
+        ShardError: As for ``build``.
+    """
+    catalogue = recognise(
+        scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
+    )
+    plan = _plan(catalogue, config)
+    run = partial(run_units, workers=workers)
+    mine = plan.units[share.number :: share.count]
+    num_reused = len(mine)
+    try:
+        manifest = _finished(plan, out)
+        if manifest is None:
+            with work_folder(out, plan, shared=True) as work:
+                units = _Units(plan, work)
+                num_reused = sum(unit.name in units.finished for unit in mine)
+                units.run(run, mine, progress)
+                # First a name in the folder, then the look: NFS may show what it showed before, but not to one that has
+                # changed the folder since others have. So of those that finish at once the last sees all the others.
+                write_file(work, f"share-{share.number}-of-{share.count}", b"")
+                units.look()
+                with publishing(work) as is_ours:
+                    if not units.pending and is_ours:
+                        manifest = _conclude(units, run, catalogue.named, out, progress)
+                    elif (manifest := _finished(plan, out)) is None:
+                        return ShareReport(len(mine), num_reused, len(units.pending))
+            remove_work(out)
+    except ShardError:
+        # another has published meanwhile, which also takes away the folder that this one looked for work in
+        manifest = _finished(plan, out)
+        if manifest is None:
+            raise
+    return BuildReport(manifest, catalogue, len(mine), num_reused)
+
+
+def _plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
+    return make_place_plan(catalogue, config) if config.grouped else make_plan(catalogue, config)
+
+
+def _finished(plan: Plan, out: Path) -> Manifest | None:
+    """The finished folder of a plan; None where it is not."""
+    if not (out / MANIFEST).exists():
+        return None
+    manifest = open_folder(out)
+    check_same(plan, record_of(manifest), f"{out} holds shards of another build")
+    manifest.check_sizes(manifest.all_files)
+    remove_work(out)  # a run was killed just before it would have done this
+    return manifest
+
+
+def _conclude(
+    units: "_Units", run: _RunUnits, named: Collection[str], out: Path, progress: OnProgress | None
+) -> Manifest:
+    """Builds what is missing, in rounds, and publishes.
+
+    A round runs to its end before the scenes that it found broken are quarantined, so its outcome does not depend on
+    which unit is first.
+
+    Raises:
+        SceneError: A broken scene is one of those that were named themselves, or no tile is kept.
+    """
+    units.run(run, units.plan.units, progress)
+    while units.quarantine(named):
+        units.run(run, units.plan.units, progress)
+    results = {
+        key: [units.finished[unit.name] for unit in units.plan.units if unit.modality == key]
+        for key in dict.fromkeys(unit.modality for unit in units.plan.units)
+    }
+    if not any(result.shards for found in results.values() for result in found):
+        raise SceneError(_nothing_kept(results, units.quarantined))
+    return publish(units.plan, results, tuple(units.quarantined.values()), units.work, out)
+
+
+@dataclass
 class _Units:
-    """Which units are finished, and which scenes are quarantined.
+    """Which units are built, and which scenes are quarantined.
 
     Attributes:
-        results: Result of each finished unit by its name.
-        quarantined: Broken scenes by name.
+        plan: All of them.
+        work: Folder of their files.
+        finished: Result of each finished unit by its name.
+        broken: The scene that each other built unit found broken.
+        quarantined: Broken scenes by name, which all units are built without.
     """
 
-    def __init__(self, plan: Plan, work: Path, progress: OnProgress | None) -> None:
-        """Finds what an earlier run finished."""
-        self._plan = plan
-        self._work = work
-        self._progress = progress
-        self.quarantined: dict[str, RefusedFile] = {}
-        if (path := work / _QUARANTINE).exists():
+    plan: Plan
+    work: Path
+    finished: dict[str, UnitResult] = field(default_factory=dict)
+    broken: dict[str, RefusedFile] = field(default_factory=dict)
+    quarantined: dict[str, RefusedFile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Finds what earlier runs did."""
+        if (path := self.work / _QUARANTINE).exists():
             found = [files.from_dict(RefusedFile, entry, where=str(path)) for entry in json.loads(path.read_bytes())]
             self.quarantined = {entry.name: entry for entry in found}
-        loaded = [(unit, load_result(work, unit.without(self.quarantined))) for unit in plan.units]
-        self.results = {unit.name: result for unit, result in loaded if result is not None}
-        self._num_windows = sum(unit.num_windows for unit in plan.units)
-        self._tell(sum(unit.num_windows for unit in plan.units if unit.name in self.results))
+        self.look()
 
-    def build_all(self, workers: int, *, named: Collection[str]) -> None:
-        """Builds what is not finished, in rounds: each begins with the scenes that the one before found broken.
+    @property
+    def pending(self) -> list[Unit]:
+        """What is not built, without the scenes that are quarantined."""
+        return self._pending(self.plan.units)
 
-        A round runs to its end before a scene is quarantined, so its outcome does not depend on which unit is first.
+    def look(self) -> None:
+        """Finds what others have built."""
+        for unit in self.pending:
+            if (result := load_result(self.work, unit)) is not None:
+                self._take(result)
+
+    def run(self, run: _RunUnits, units: Iterable[Unit], progress: OnProgress | None) -> None:
+        """Builds those of some units that are not built, and says how far these units are."""
+        units = tuple(units)
+        pending = self._pending(units)
+        total = sum(unit.num_windows for unit in units)
+        done = total - sum(unit.num_windows for unit in pending)
+        if not pending:
+            return
+        tell = progress or (lambda _: None)
+        tell(self._progress(done, total))
+        for unit, result in run(pending, self.work):
+            self._take(result)
+            done += unit.num_windows
+            tell(self._progress(done, total))
+
+    def quarantine(self, named: Collection[str]) -> bool:
+        """Notes scenes that were found broken and forgets the units that they have a part in.
+
+        Returns:
+            Whether there were any.
 
         Raises:
-            SceneError: A broken scene is one of those that were named themselves.
+            SceneError: One of them was named itself.
         """
-        while pending := [unit.without(self.quarantined) for unit in self._plan.units if unit.name not in self.results]:
-            done = self._num_windows - sum(unit.num_windows for unit in pending)
-            broken: dict[str, RefusedFile] = {}
-            for unit, result in run_units(pending, self._work, workers):
-                if result.broken is not None:
-                    broken[unit.name] = result.broken
-                else:
-                    self.results[unit.name] = result
-                done += unit.num_windows
-                self._tell(done)
-            if broken:
-                self._quarantine([broken[name] for name in sorted(broken)], named)
-
-    def _quarantine(self, broken: Sequence[RefusedFile], named: Collection[str]) -> None:
-        """Notes broken scenes and forgets the units that they have a part in."""
-        for entry in broken:
-            self.quarantined.setdefault(entry.name, entry)
-        for unit in self._plan.units:
+        if not self.broken:
+            return False
+        for name in sorted(self.broken):
+            self.quarantined.setdefault(self.broken[name].name, self.broken[name])
+        self.broken.clear()
+        for unit in self.plan.units:
             for scene in unit.scenes:
                 if scene.name in self.quarantined and scene.name in named:
                     raise SceneError(f"{scene.path}: {self.quarantined[scene.name].message}")
-            result = self.results.get(unit.name)
+            result = self.finished.get(unit.name)
             if result is not None and result.excluded != unit.without(self.quarantined).excluded:
-                del self.results[unit.name]
+                del self.finished[unit.name]
         self.quarantined = dict(sorted(self.quarantined.items()))
-        write_file(self._work, _QUARANTINE, json.dumps(files.to_dict(list(self.quarantined.values()))).encode())
+        write_file(self.work, _QUARANTINE, json.dumps(files.to_dict(list(self.quarantined.values()))).encode())
+        return True
 
-    def _tell(self, num_done: int) -> None:
-        if self._progress is not None:
-            self._progress(num_done, self._num_windows)
+    def _pending(self, units: Iterable[Unit]) -> list[Unit]:
+        built = self.finished.keys() | self.broken.keys()
+        return [unit.without(self.quarantined) for unit in units if unit.name not in built]
 
+    def _take(self, result: UnitResult) -> None:
+        if result.broken is None:
+            self.finished[result.name] = result
+        else:
+            self.broken[result.name] = result.broken
 
-@contextmanager
-def _work_folder(out: Path, plan: Plan) -> Iterator[Path]:
-    """The folder of an unfinished build, locked.
-
-    It stays for the next run when something goes wrong, unless that run could make no use of it.
-
-    Raises:
-        ShardError: ``out`` holds other things, another build is at work, or something cannot be written.
-    """
-    work = out / BUILDING
-    try:
-        if out.is_dir() and not work.exists() and any(out.iterdir()):
-            raise ShardError(f"{out} is not empty and holds no shards; choose a new or empty folder")
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / _LOCK).open("w") as lock:
-            _lock(lock.fileno(), out)
-            if (work / _PLAN).exists():
-                _check_same(
-                    plan, json.loads((work / _PLAN).read_bytes()), f"{out} holds an unfinished build of something else"
-                )
-            else:
-                write_file(work, _PLAN, json.dumps(plan.record()).encode())
-            yield work
-    except SceneError:
-        _remove(out)
-        raise
-    except OSError as error:
-        num_finished = sum(1 for unit in plan.units if (work / result_file(unit.name)).exists())
-        if num_finished == 0:
-            _remove(out)
-        raise ShardError(_unwritable(out, error, num_finished, len(plan.units))) from error
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ShardError(f"another build is at work on {out}; wait for it, or choose another folder") from error
-
-
-def _remove(out: Path) -> None:
-    """Removes an unfinished build, and the folder around it unless it holds something else."""
-    shutil.rmtree(out / BUILDING, ignore_errors=True)
-    with suppress(OSError):
-        out.rmdir()
-
-
-def _check_same(plan: Plan, before: dict[str, Any], what: str) -> None:
-    """Refuses to go on with what was begun with other settings or scenes."""
-    changed = difference(before, plan.record())
-    if changed is not None:
-        raise ShardError(f"{what}: {changed}. Choose another folder, or delete this one to build it anew")
-
-
-def _unwritable(out: Path, error: OSError, num_finished: int, num_units: int) -> str:
-    """The message for a folder that cannot be written."""
-    kept = f"{num_finished} of {num_units} units are finished and kept" if num_finished else "nothing was left behind"
-    if error.errno in _NO_SPACE:
-        return f"no space left for {out} ({error.strerror}); {kept}. Free some space and run the same command again"
-    return f"{out} cannot be written: {error.strerror or error}; {kept}. Mend it and run the same command again"
+    def _progress(self, done: int, total: int) -> BuildProgress:
+        found = {scene.name for scene in self.broken.values()}
+        return BuildProgress(done, total, len(found | self.quarantined.keys()))
 
 
 def _nothing_kept(results: dict[str, list[UnitResult]], quarantined: dict[str, RefusedFile]) -> str:

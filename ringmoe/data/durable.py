@@ -2,26 +2,36 @@
 
 import hashlib
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+PARTIAL = ".partial"  # end of the names of files that are being written, or were when their writer was killed
 
 
 class DurableFile:
     """A file that is written from start to end and gets its name when it is whole; a context manager.
 
     Whoever looks sees the old file or all of the new one, also after a power cut. Without ``commit`` nothing is left.
+    Until then its name is one that no other process takes: where two write the same file, for want of knowing of each
+    other, the later one replaces the earlier one whole.
 
     Attributes:
         size: Bytes written so far.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Creates the file beside ``path``, with ``.partial`` added to its name."""
+    def __init__(self, path: Path, *, workshop: Path | None = None) -> None:
+        """Creates the file under another name.
+
+        Args:
+            path: What it is to be called.
+            workshop: Folder of the same file system in which it is written; beside ``path`` if None.
+        """
         self._path = path
-        self._partial = path.with_name(f"{path.name}.partial")
-        self._file = self._partial.open("wb")
+        self._partial = (workshop or path.parent) / f"{path.name}.{secrets.token_hex(4)}{PARTIAL}"
+        self._file = self._partial.open("xb")
         self._hash = hashlib.sha256()
         self.size = 0
 

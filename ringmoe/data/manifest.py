@@ -203,11 +203,12 @@ class Manifest:
         manifest._check()
         return manifest
 
-    def save(self) -> None:
-        """Writes the manifest into its folder, whole or not at all."""
+    def save(self, *, workshop: Path | None = None) -> None:
+        """Writes the manifest into its folder, whole or not at all; ``workshop`` as for ``write_file``."""
         values = files.to_dict(self)
         del values["root"], values["fingerprint"]
-        write_file(self.root, MANIFEST, json.dumps(values, indent=1, allow_nan=False).encode())
+        content = json.dumps(values, indent=1, allow_nan=False).encode()
+        write_file(self.root, MANIFEST, content, workshop=workshop)
 
     def inputs(self, modality: str) -> InputStatistics:
         """The input contract of a modality."""
@@ -379,9 +380,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_file(root: Path, name: str, content: bytes) -> FileEntry:
-    """Writes a file of a folder, whole or not at all."""
-    with DurableFile(root / name) as file:
+def write_file(root: Path, name: str, content: bytes, *, workshop: Path | None = None) -> FileEntry:
+    """Writes a file of a folder, whole or not at all; in ``workshop`` until it is whole, if that is given."""
+    with DurableFile(root / name, workshop=workshop) as file:
         file.write(content)
         file.commit()
     return FileEntry(name=name, bytes=file.size, sha256=file.sha256)

@@ -100,8 +100,13 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Name of its files."""
+        """Its name in the plan."""
         return f"{self.modality}-{self.number:06d}"
+
+    @property
+    def stem(self) -> str:
+        """What the names of its files begin with."""
+        return file_stem(self.name, self.excluded)
 
     @property
     def num_windows(self) -> int:
@@ -143,20 +148,33 @@ class Plan:
 
 def make_plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
     """Cuts the scenes of a catalogue into units."""
-    scenes: dict[str, tuple[SceneEntry, ...]] = {}
-    units: list[Unit] = []
-    for spec in registry.known():
-        found = [scene for scene in catalogue.scenes if scene.modality == spec.key]
-        if not found:
-            continue
-        short = slugs(scene.name for scene in found)
-        scenes[spec.key] = tuple(
+    scenes = {
+        key: tuple(
             SceneEntry(name=scene.name, slug=slug, digest=digest_of(scene), synthetic=scene.synthetic)
-            for scene, slug in zip(found, short, strict=True)
+            for scene, slug in found
         )
-        cut = _cut(found, short, config)
-        units += [Unit(spec.key, number, spans, config) for number, spans in enumerate(cut)]
-    return Plan(config, scenes, tuple(units), refused_files(catalogue))
+        for key, found in _by_modality(catalogue.scenes)
+    }
+    return Plan(config, scenes, cut_units(catalogue.scenes, config), refused_files(catalogue))
+
+
+def cut_units(scenes: Sequence[Scene], config: BuildConfig) -> tuple[Unit, ...]:
+    """Cuts scenes into units, modality by modality."""
+    return tuple(
+        Unit(key, number, spans, config)
+        for key, found in _by_modality(scenes)
+        for number, spans in enumerate(_cut(found, config))
+    )
+
+
+def file_stem(name: str, excluded: Sequence[str]) -> str:
+    """What the names of a unit's files begin with: other ones for each set of scenes that it is built without.
+
+    So whoever has not yet heard that a scene is quarantined cannot write over what is built without it.
+    """
+    if not excluded:
+        return name
+    return f"{name}-without-{hashlib.sha256(json.dumps(excluded).encode()).hexdigest()[:16]}"
 
 
 def refused_files(catalogue: Catalogue) -> tuple[RefusedFile, ...]:
@@ -207,11 +225,18 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield f"{prefix}{name}", value
 
 
-def _cut(scenes: Sequence[Scene], short: Sequence[str], config: BuildConfig) -> Iterator[tuple[Span, ...]]:
+def _by_modality(scenes: Sequence[Scene]) -> Iterator[tuple[str, list[tuple[Scene, str]]]]:
+    """The scenes of each modality that has any, with their short names."""
+    for spec in registry.known():
+        if found := [scene for scene in scenes if scene.modality == spec.key]:
+            yield spec.key, list(zip(found, slugs(scene.name for scene in found), strict=True))
+
+
+def _cut(scenes: Sequence[tuple[Scene, str]], config: BuildConfig) -> Iterator[tuple[Span, ...]]:
     """Fills units with whole rows of tiles, scene after scene."""
     spans: list[Span] = []
     room = config.tiles_per_shard
-    for number, (scene, slug) in enumerate(zip(scenes, short, strict=True)):
+    for number, (scene, slug) in enumerate(scenes):
         grid = config.tiling.grid(scene.height, scene.width)
         num_rows, num_cols = len(grid.row_starts), len(grid.col_starts)
         row = 0

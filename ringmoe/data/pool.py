@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from ringmoe.errors import ShardError
 from ringmoe.modality import ModalitySpec
 
 
-def run_units(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tuple[Unit, UnitResult]]:
+def run_units(units: Iterable[Unit], folder: Path, workers: int) -> Iterator[tuple[Unit, UnitResult]]:
     """Builds units and yields each with its result as soon as it is finished, in any order.
 
     Args:
-        units: What to build.
+        units: What to build; the next one is asked for when there is a process for it, not before.
         folder: Where their files go.
         workers: Processes; one builds in this process.
 
@@ -29,7 +30,7 @@ def run_units(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tup
         ShardError: A worker was killed.
         OSError: A file cannot be written.
     """
-    if workers == 1 or len(units) <= 1:
+    if workers == 1:
         for unit in units:
             yield unit, build_unit(unit, folder)
         return
@@ -37,15 +38,18 @@ def run_units(units: Sequence[Unit], folder: Path, workers: int) -> Iterator[tup
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([build_unit.__module__])
     pool = ProcessPoolExecutor(
-        max_workers=min(workers, len(units)),
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(registry.known(),),
+        max_workers=workers, mp_context=context, initializer=_start_worker, initargs=(registry.known(),)
     )
+    waiting = iter(units)
+    running: dict[Future[UnitResult], Unit] = {}
     try:
-        futures = {pool.submit(build_unit, unit, folder): unit for unit in units}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while True:
+            for unit in islice(waiting, workers - len(running)):
+                running[pool.submit(build_unit, unit, folder)] = unit
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
     except BrokenProcessPool as error:
         raise ShardError(
             "a worker process was killed from outside, perhaps for want of memory. What is finished is kept: run the "

@@ -1,11 +1,13 @@
 """Finished units to the folder that readers see: shards under their names, index, statistics, and the manifest last.
 
-It may be killed at any moment and run again: every step finds what the step before it left.
+It may be killed at any moment and run again, and even run twice at once: every step finds what the step before it left,
+and writes what another would write. Nothing half-written lies in the folder that readers see.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
@@ -56,7 +58,7 @@ def publish(
         quarantined=tuple(quarantined),
         root=root,
     )
-    manifest.save()
+    manifest.save(workshop=work)
     return Manifest.open(root)
 
 
@@ -67,7 +69,7 @@ def _publish_modality(
     (root / key).mkdir(exist_ok=True)
     groups = _merge_groups(key, results, work)
     states = [statistics.to_dict() for _, statistics in groups.values()]
-    statistics_entry = write_file(root, statistics_name(key), json.dumps(states).encode())
+    statistics_entry = write_file(root, statistics_name(key), json.dumps(states).encode(), workshop=work)
     numbers = {group: number for number, group in enumerate(groups)}
     splits = {split: _publish_split(key, split, results, numbers, work, root) for split in SPLITS}
     broken = {scene.name for scene in quarantined}
@@ -100,7 +102,7 @@ def _merge_groups(
     """
     merged: dict[Group, tuple[Counter[Split], Statistics]] = {}
     for result in results:
-        states = json.loads((work / statistics_file(result.name)).read_bytes())
+        states = json.loads((work / statistics_file(result.stem)).read_bytes())
         for found, state in zip(result.groups, states, strict=True):
             tiles, statistics = merged.setdefault(found.group, (Counter(), empty_statistics(found.group, key)))
             tiles.update(found.tiles)
@@ -118,8 +120,8 @@ def _publish_split(
         if (written := result.shards.get(split)) is None:
             continue
         name = shard_name(key, split, len(shards))
-        if (unnamed := work / shard_file(result.name, split)).exists():
-            unnamed.replace(root / name)  # else a run before this one was killed after it had named this shard
+        with suppress(FileNotFoundError):  # a run before this one was killed after it had named this shard
+            (work / shard_file(result.stem, split)).replace(root / name)
         shards.append(ShardEntry(name=name, samples=written.samples, bytes=written.bytes, sha256=written.sha256))
         units.append(result)
     if not shards:
@@ -127,10 +129,10 @@ def _publish_split(
     name = index_name(key, split)
     num_samples = sum(shard.samples for shard in shards)
     header = {"descr": np.lib.format.dtype_to_descr(INDEX_DTYPE), "fortran_order": False, "shape": (num_samples,)}
-    with DurableFile(root / name) as index:
+    with DurableFile(root / name, workshop=work) as index:
         np.lib.format.write_array_header_1_0(index, header)
         for result in units:
-            rows = np.load(work / rows_file(result.name, split), allow_pickle=False)
+            rows = np.load(work / rows_file(result.stem, split), allow_pickle=False)
             rows["group"] = np.array([numbers[found.group] for found in result.groups], dtype="<u2")[rows["group"]]
             index.write(rows.tobytes())
         index.commit()

@@ -16,7 +16,7 @@ from ringmoe.config import files
 from ringmoe.data.inputs import Group
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.manifest import RefusedFile, write_file
-from ringmoe.data.plan import Span, Unit
+from ringmoe.data.plan import Span, Unit, file_stem
 from ringmoe.data.writer import ShardWriter, WrittenShard, npy_header
 from ringmoe.errors import SceneError
 from ringmoe.modality import get
@@ -63,34 +63,41 @@ class UnitResult:
     shards: dict[Split, WrittenShard] = field(default_factory=dict)
     broken: RefusedFile | None = None
 
+    @property
+    def stem(self) -> str:
+        """What the names of the unit's files begin with."""
+        return file_stem(self.name, self.excluded)
 
-def shard_file(unit: str, split: Split) -> str:
+
+def shard_file(stem: str, split: Split) -> str:
     """File of a unit's shard."""
-    return f"{unit}.{split}.tar"
+    return f"{stem}.{split}.tar"
 
 
-def rows_file(unit: str, split: Split) -> str:
+def rows_file(stem: str, split: Split) -> str:
     """File of a unit's rows of the member index."""
-    return f"{unit}.{split}.npy"
+    return f"{stem}.{split}.npy"
 
 
-def statistics_file(unit: str) -> str:
+def statistics_file(stem: str) -> str:
     """File of the statistics of a unit's groups."""
-    return f"{unit}.statistics.json"
+    return f"{stem}.statistics.json"
 
 
-def result_file(unit: str) -> str:
-    """File of a unit's result: written last, so where it is the unit is finished."""
-    return f"{unit}.json"
+def result_file(stem: str) -> str:
+    """File of a unit's result: written last, so where it is the unit is finished, or one of its scenes is broken."""
+    return f"{stem}.json"
 
 
 @singledispatch  # units of places have a builder of their own
 def build_unit(unit: Unit, folder: Path) -> UnitResult:
     """Builds a unit; its files appear in ``folder``, the result last.
 
+    Should the same unit be built there twice at the same time, both write the same files, each of them whole.
+
     Args:
         unit: What to build.
-        folder: Where; no other unit of the same name is built there at the same time.
+        folder: Where.
 
     Raises:
         OSError: The files cannot be written; nothing half-written is left.
@@ -103,19 +110,20 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
                 for tile, split in work.kept(span, unit):
                     if split not in writers:
                         writers[split] = stack.enter_context(
-                            ShardWriter(folder / shard_file(unit.name, split), unit.config.codec)
+                            ShardWriter(folder / shard_file(unit.stem, split), unit.config.codec)
                         )
                     key = member_key(span.slug, tile.record.row, tile.record.col)
                     writers[split].add(key, tile, scene=span.number, group=work.take(tile, split))
+                    del tile  # a view of a strip of the scene, which would stay until the next tile that is kept
             except SceneError as error:
                 broken = RefusedFile(name=span.scene.name, code="broken", message=str(error))
-                return UnitResult(name=unit.name, excluded=unit.excluded, broken=broken)
+                return leave_result(UnitResult(name=unit.name, excluded=unit.excluded, broken=broken), folder)
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
-            write_file(folder, rows_file(unit.name, split), npy_header(rows) + rows.tobytes())
+            write_file(folder, rows_file(unit.stem, split), npy_header(rows) + rows.tobytes())
     states = [statistics.to_dict() for statistics in work.statistics.values()]
-    write_file(folder, statistics_file(unit.name), json.dumps(states).encode())
+    write_file(folder, statistics_file(unit.stem), json.dumps(states).encode())
     result = UnitResult(
         name=unit.name,
         excluded=unit.excluded,
@@ -123,7 +131,12 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
         groups=tuple(UnitGroup(group=group, tiles=dict(work.tiles[group])) for group in work.statistics),
         shards=shards,
     )
-    write_file(folder, result_file(unit.name), json.dumps(files.to_dict(result)).encode())
+    return leave_result(result, folder)
+
+
+def leave_result(result: UnitResult, folder: Path) -> UnitResult:
+    """Writes a result for later runs, and for those who build other units of the plan."""
+    write_file(folder, result_file(result.stem), json.dumps(files.to_dict(result)).encode())
     return result
 
 
@@ -142,6 +155,7 @@ class UnitAccounts:
                 yield candidate.tile, candidate.split
             else:
                 self.dropped[str(candidate.reason)] += 1
+            del candidate  # as above
 
     def take(self, tile: Tile, split: Split) -> int:
         """Counts a tile in its group; only tiles that train enter the statistics. Returns the group's number."""
@@ -191,10 +205,10 @@ def _group_of(record: TileRecord) -> Group:
 
 
 def load_result(folder: Path, unit: Unit) -> UnitResult | None:
-    """The result of a unit that was finished before; None where it was not, or was built from other scenes."""
-    path = folder / result_file(unit.name)
-    if not path.exists():
+    """The result of a unit that was built before; None where it was not."""
+    path = folder / result_file(unit.stem)
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
-    values: dict[str, Any] = json.loads(path.read_bytes())
-    result = files.from_dict(UnitResult, values, where=str(path))
-    return result if result.excluded == unit.excluded else None
+    return files.from_dict(UnitResult, values, where=str(path))

@@ -65,7 +65,7 @@ def start(timeout: timedelta = timedelta(minutes=30)) -> World:
     place = find_place(os.environ)
     device = _device(place)
     os.environ.update(place.variables())  # DeepSpeed and torch read them there
-    _follow_launcher(place.launcher)
+    follow_launcher(place.launcher)
     threads = num_threads(place, os.environ, len(os.sched_getaffinity(0)))
     if threads is not None:
         torch.set_num_threads(threads)
@@ -171,7 +171,7 @@ def _keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def _follow_launcher(launcher: Launcher, interval: float = 0.5, grace: float = 60.0) -> None:
+def follow_launcher(launcher: Launcher, interval: float = 0.5, grace: float = 60.0) -> None:
     """Ends this rank when what started it is gone, which would leave it an orphan that holds cores, GPU and port.
 
     SIGTERM comes first, so that a handler may save; a rank that is still there after ``grace`` seconds is killed.

@@ -2,8 +2,8 @@
 
 Windows of 192 at stride 64 overlap ninefold; read one by one they would decode a compressed file nine times. Here rows
 are read in order, at block borders, into a strip; all windows that are complete in it are judged together and handed
-out as views of it; only the rows that later windows need are carried over. Memory is that of two strips, however
-large the scene.
+out as views of it; only the rows that later windows need are carried over. Memory is that of one strip and of the rows
+that are carried over, however high the scene, where nobody keeps tiles of the strip before.
 """
 
 from collections.abc import Iterator
@@ -92,6 +92,7 @@ def iter_tiles(
                     place["corners"] = control.corners(row, col, tiling.tile)
                 record = TileRecord(**vars(first) | place)  # several times faster than dataclasses.replace
                 yield Candidate(Tile(row_CHW[:, :, col : col + tiling.tile], record), row, col, None, split)
+        del strip_CHW, row_CHW  # nobody needs them while the next strip is read
 
 
 def _record(scene: Scene, tile: int) -> TileRecord:
@@ -148,6 +149,7 @@ def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pix
                 num_carried = carried_CHW.shape[1]
                 strip_CHW = np.empty((num_channels, num_carried + read_to - read_from, scene.width), dtype=scene.dtype)
                 strip_CHW[:, :num_carried] = carried_CHW
+                del carried_CHW  # and with it the strip before, which otherwise stays while this one is filled
                 bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
                 num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
                 ready, starts = starts[:num_ready], starts[num_ready:]

@@ -1,7 +1,6 @@
 """Under a real Slurm: the batch scripts as they are, preemption, failure, and the same run as by any launcher."""
 
 import dataclasses
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from ringmoe.checkpoint.runs import open_checkpoint
-from ringmoe.data.manifest import Manifest
+from ringmoe.data.build import build
+from ringmoe.data.plan import BuildConfig
+from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures import slurm
-from tests.fixtures.launchers import ROOT, STEPS, arguments, variables
+from tests.fixtures.launchers import BIN, ROOT, STEPS, arguments, variables
 from tests.fixtures.slurm import Cluster
 from tests.fixtures.small_run import rows_of, weights_of
+from tests.unit.data.conftest import damage, write_scene
 
 pytestmark = [
     pytest.mark.distributed,
@@ -113,23 +115,65 @@ def test_a_rank_that_raises_ends_its_step(cluster, tmp_path):
         assert (tmp_path / f"rank{number}").read_text().split()[:4] == ["slurm", "2", str(number), "3"]
 
 
-def test_an_array_cuts_each_delivery_once(cluster, shards, tmp_path):
-    deliveries = tmp_path / "scenes"
-    scenes = sorted((shards.parent / "scenes").glob("*.tif"))[:3]
-    for scene in scenes:
-        (deliveries / scene.stem).mkdir(parents=True)
-        shutil.copy(scene, deliveries / scene.stem)
-    out = tmp_path / "out"
-    words = (deliveries, out, "--tile", "32", "--stride", "16")
-    job = _submit(cluster, tmp_path, "shards", *words, options=("--array=0-3", "--cpus-per-task=1"))
-    assert cluster.wait(job) == {"COMPLETED"}, _said(tmp_path)
-    parts = [Manifest.open(path) for path in sorted(out.iterdir())]
-    assert [part.root.name for part in parts] == ["part-0000", "part-0001", "part-0002"]
-    assert [key for part in parts for key in part.modalities] == [scene.stem for scene in scenes]
-    assert _said(tmp_path).count("nothing to do") == 1
-    one = _submit(cluster, tmp_path, "shards", *words, options=("--array=1",))
-    assert cluster.wait(one) == {"FAILED"}
-    assert "error: submit with --array=0-N" in _said(tmp_path)
+CUT = ("--tile", "16", "--stride", "8", "--holdout", "0.25", "--tiles-per-shard", "40")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    """Scenes of three modalities; one in the middle is broken."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number, key in enumerate(("opt", "opt", "opt", "ms", "sar_l2")):
+        write_scene(folder / key / f"{number}.tif", key, seed=number, height=160, width=160)
+    damage(folder / "opt/1.tif")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cut(scenes, tmp_path_factory) -> dict[str, bytes]:
+    """What one process makes of them."""
+    tiling = TilingConfig(tile=16, stride=8, holdout=0.25)
+    out = tmp_path_factory.mktemp("cut") / "shards"
+    manifest = build([scenes], out, BuildConfig(tiling=tiling, tiles_per_shard=40)).manifest
+    assert len(manifest.quarantined) == 1
+    return _content(out)
+
+
+def _content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def _array(cluster: Cluster, folder: Path, scenes: Path, numbers: str, *more: str) -> str:
+    """Submits the array of a build."""
+    options = (f"--array={numbers}", "--cpus-per-task=1", *more)
+    return _submit(cluster, folder, "shards", scenes, folder / "out", *CUT, options=options)
+
+
+def test_an_array_gives_the_bytes_of_one_process(cluster, scenes, cut, tmp_path):
+    assert cluster.wait(_array(cluster, tmp_path, scenes, "0-2")) == {"COMPLETED"}, _said(tmp_path)
+    assert _content(tmp_path / "out") == cut
+    assert "Whoever finishes last publishes" in _said(tmp_path)
+    assert cluster.wait(_array(cluster, tmp_path, scenes, "4-8:2")) == {"COMPLETED"}
+    assert " ".join(_said(tmp_path).split()).count("it was built before from the same scenes and settings") == 3
+    assert cluster.wait(_array(cluster, tmp_path, scenes, "0,2,3")) == {"FAILED"}
+    assert "the numbers of an array may have no gaps" in _said(tmp_path)
+
+
+def test_tasks_of_a_step_give_the_bytes_of_one_process(cluster, scenes, cut, tmp_path):
+    words = (BIN / "ringmoe", "shards", "build", scenes, tmp_path / "out", *CUT)
+    done = cluster.run("srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", *words, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert _content(tmp_path / "out") == cut
+
+
+def test_an_array_whose_task_died_is_submitted_again(cluster, scenes, cut, tmp_path):
+    job = _array(cluster, tmp_path, scenes, "0-2")
+    work = tmp_path / "out" / ".building"
+    slurm.until(lambda: len(list(work.glob("*.tar"))) > 3, 60, lambda: _said(tmp_path) + cluster.logs())
+    cluster.ask("scancel", "--signal=KILL", "--full", f"{job}_1")
+    assert "COMPLETED" in cluster.wait(job)
+    assert not (tmp_path / "out" / "manifest.json").exists(), _said(tmp_path)
+    assert cluster.wait(_array(cluster, tmp_path, scenes, "1")) == {"COMPLETED"}, _said(tmp_path)
+    assert _content(tmp_path / "out") == cut
 
 
 def test_a_batch_job_makes_the_smaller_model(cluster, whole, tmp_path):

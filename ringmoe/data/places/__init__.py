@@ -5,8 +5,16 @@ model on unpaired tiles knows nothing of them.
 """
 
 from ringmoe.data.places.manifest import PlaceManifest, open_folder
-from ringmoe.data.places.plan import make_place_plan
+from ringmoe.data.places.plan import cut_places, make_place_plan
 from ringmoe.data.places.publish import publish_places
 from ringmoe.data.places.read import PlaceReader, PlaceSample
 
-__all__ = ["PlaceManifest", "PlaceReader", "PlaceSample", "make_place_plan", "open_folder", "publish_places"]
+__all__ = [
+    "PlaceManifest",
+    "PlaceReader",
+    "PlaceSample",
+    "cut_places",
+    "make_place_plan",
+    "open_folder",
+    "publish_places",
+]

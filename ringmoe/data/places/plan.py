@@ -12,6 +12,7 @@ from ringmoe.data.plan import BuildConfig, Plan, digest_of, refused_files
 from ringmoe.errors import SceneError
 from ringmoe.raster.places import LeftOut, Place, find_places
 from ringmoe.raster.recognise import Catalogue
+from ringmoe.raster.scene import Scene
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,20 @@ def make_place_plan(catalogue: Catalogue, config: BuildConfig) -> PlacePlan:
                 SceneEntry(name=scene.name, slug=slug, digest=digest_of(scene), synthetic=scene.synthetic)
                 for scene, slug in zip(found, slugs(scene.name for scene in found), strict=True)
             )
-    units = tuple(
-        PlaceUnit(PLACES, number, (), config, places=spans) for number, spans in enumerate(_cut(places, config))
-    )
     alone_files = [RefusedFile(name=alone.scene.name, code=alone.code, message=alone.message) for alone in left_out]
     refused = tuple(sorted((*refused_files(catalogue), *alone_files), key=lambda file: file.name))
-    return PlacePlan(config, scenes, units, refused, tuple(places))
+    return PlacePlan(config, scenes, _units(places, config), refused, tuple(places))
+
+
+def cut_places(scenes: Sequence[Scene], config: BuildConfig) -> tuple[PlaceUnit, ...]:
+    """The units of the places among some scenes."""
+    return _units(find_places(scenes, config.tiling.tile, config.min_members)[0], config)
+
+
+def _units(places: Sequence[Place], config: BuildConfig) -> tuple[PlaceUnit, ...]:
+    return tuple(
+        PlaceUnit(PLACES, number, (), config, places=spans) for number, spans in enumerate(_cut(places, config))
+    )
 
 
 def _cut(places: Sequence[Place], config: BuildConfig) -> Iterator[tuple[PlaceSpan, ...]]:

@@ -6,6 +6,7 @@ It may be killed at any moment and run again: every step finds what the step bef
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def publish_places(
         places=_places(plan, results[PLACES], quarantined, kept),
         modalities=modalities,
         splits={split: entry for split, entry in splits.items() if entry is not None},
-        statistics=write_file(root, statistics_name(PLACES), json.dumps(states).encode()),
+        statistics=write_file(root, statistics_name(PLACES), json.dumps(states).encode(), workshop=work),
     )
     manifest = PlaceManifest(
         settings=files.to_dict(plan.config),
@@ -84,7 +85,7 @@ def publish_places(
         root=root,
         grouped=grouped,
     )
-    manifest.save()
+    manifest.save(workshop=work)
     return PlaceManifest.open(root)
 
 
@@ -130,7 +131,7 @@ def _merge_groups(results: Sequence[UnitResult], work: Path) -> _Merged:
     """The groups of all units, merged in the order of the units: the last bits do not depend on who was quicker."""
     merged: _Merged = {}
     for result in results:
-        states = json.loads((work / statistics_file(result.name)).read_bytes())
+        states = json.loads((work / statistics_file(result.stem)).read_bytes())
         for found, state in zip(result.groups, states, strict=True):
             fresh = Counter[Split](), empty_statistics(found.group, found.modality)
             tiles, statistics = merged.setdefault((found.modality, found.group), fresh)
@@ -149,18 +150,18 @@ def _publish_split(
     shards = []
     for number, (result, written) in enumerate(built):
         name = shard_name(PLACES, split, number)
-        if (unnamed := work / shard_file(result.name, split)).exists():
-            unnamed.replace(root / name)  # else a run before this one was killed after it had named this shard
+        with suppress(FileNotFoundError):  # a run before this one was killed after it had named this shard
+            (work / shard_file(result.stem, split)).replace(root / name)
         shards.append(ShardEntry(name=name, samples=written.samples, bytes=written.bytes, sha256=written.sha256))
     header = {
         "descr": np.lib.format.dtype_to_descr(PLACE_INDEX_DTYPE),
         "fortran_order": False,
         "shape": (sum(shard.samples for shard in shards),),
     }
-    with DurableFile(root / index_name(PLACES, split)) as index:
+    with DurableFile(root / index_name(PLACES, split), workshop=work) as index:
         np.lib.format.write_array_header_1_0(index, header)
         for result, _ in built:
-            rows = np.load(work / rows_file(result.name, split), allow_pickle=False)
+            rows = np.load(work / rows_file(result.stem, split), allow_pickle=False)
             kept.update(rows["place"].tolist())
             index.write(rows.tobytes())
         index.commit()

@@ -16,7 +16,6 @@ import numpy as np
 import xxhash
 from webdataset.writer import TarWriter
 
-from ringmoe.config import files
 from ringmoe.data.codec import SUFFIX, Codec, encode
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import Split, member_key
@@ -28,7 +27,7 @@ from ringmoe.data.unit import (
     UnitGroup,
     UnitResult,
     build_unit,
-    result_file,
+    leave_result,
     rows_file,
     shard_file,
     statistics_file,
@@ -109,18 +108,18 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
                         continue
                     if split not in writers:
                         writers[split] = stack.enter_context(
-                            PlaceWriter(folder / shard_file(unit.name, split), unit.config.codec)
+                            PlaceWriter(folder / shard_file(unit.stem, split), unit.config.codec)
                         )
                     writers[split].add(span, window)
         except BrokenMemberError as error:
             broken = RefusedFile(name=error.scene.name, code="broken", message=str(error))
-            return UnitResult(name=unit.name, excluded=unit.excluded, broken=broken)
+            return leave_result(UnitResult(name=unit.name, excluded=unit.excluded, broken=broken), folder)
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
-            write_file(folder, rows_file(unit.name, split), npy_header(rows) + rows.tobytes())
+            write_file(folder, rows_file(unit.stem, split), npy_header(rows) + rows.tobytes())
     groups, states = work.groups()
-    write_file(folder, statistics_file(unit.name), json.dumps(states).encode())
+    write_file(folder, statistics_file(unit.stem), json.dumps(states).encode())
     result = UnitResult(
         name=unit.name,
         excluded=unit.excluded,
@@ -129,8 +128,7 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
         groups=groups,
         shards=shards,
     )
-    write_file(folder, result_file(unit.name), json.dumps(files.to_dict(result)).encode())
-    return result
+    return leave_result(result, folder)
 
 
 def account(place: int, words: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ringmoe import modality as registry
-from ringmoe.data.build import build
+from ringmoe.data.build import BuildProgress, build
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import Manifest
@@ -74,10 +74,10 @@ def test_units_hold_whole_rows_up_to_the_limit(archive):
 
 def test_any_number_of_workers_gives_the_same_bytes(archive, shards, tmp_path):
     told = []
-    report = build([archive], tmp_path / "shards", SMALL, workers=2, progress=lambda *numbers: told.append(numbers))
+    report = build([archive], tmp_path / "shards", SMALL, workers=2, progress=told.append)
     assert _content(tmp_path / "shards") == _content(shards.root)
-    assert told[0] == (0, 280)
-    assert told[-1] == (280, 280)
+    assert told[0] == BuildProgress(0, 280)
+    assert told[-1] == BuildProgress(280, 280)
     assert report.num_units == len(told) - 1 > 5
 
 
@@ -249,8 +249,8 @@ def test_folders_that_are_in_use_are_refused(archive, tmp_path):
     with pytest.raises(ShardError, match="is not empty and holds no shards"):
         build([archive], tmp_path, SMALL)
 
-    def meanwhile(done, total):
-        if done == 0:
+    def meanwhile(progress):
+        if progress.done == 0:
             with pytest.raises(ShardError, match="another build is at work"):
                 build([archive], tmp_path / "out", SMALL)
 

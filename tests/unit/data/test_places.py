@@ -13,7 +13,7 @@ import pytest
 import rasterio
 
 from ringmoe.cli.main import VERBS
-from ringmoe.data.build import build
+from ringmoe.data.build import BuildProgress, build
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest, PlaceReader, open_folder
@@ -102,9 +102,9 @@ def test_statistics_count_every_tile_of_a_modality(shards):
 
 def test_any_number_of_workers_gives_the_same_bytes(folder, shards, tmp_path):
     told = []
-    build([folder], tmp_path / "out", SETTINGS, workers=2, progress=lambda *numbers: told.append(numbers))
+    build([folder], tmp_path / "out", SETTINGS, workers=2, progress=told.append)
     assert _content(tmp_path / "out") == _content(shards.root)
-    assert told[-1] == (98, 98)
+    assert told[-1] == BuildProgress(98, 98)
     assert build([folder], tmp_path / "out", SETTINGS).num_reused == len(told) - 1 > 3
     with pytest.raises(ShardError, match="min_members was None and now is 2"):
         build([folder], tmp_path / "out", replace(SETTINGS, min_members=2))

@@ -11,12 +11,15 @@ import pytest
 
 from ringmoe.batch import Radiometry, TileRecord
 from ringmoe.cli.main import VERBS
+from ringmoe.config import files
 from ringmoe.data.build import build
 from ringmoe.data.manifest import Manifest
-from ringmoe.data.plan import BuildConfig
+from ringmoe.data.plan import BuildConfig, cut_units
 from ringmoe.data.read import TileReader
 from ringmoe.errors import SceneError, ShardError
 from ringmoe.raster.products.sentinel1 import CALIBRATED, UNCALIBRATED
+from ringmoe.raster.recognise import recognise
+from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.products import gaofen3, landsat, sentinel1, sentinel2
 from tests.fixtures.products.raster import numbers, text, write
@@ -43,6 +46,13 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def manifest(products: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return build([products], tmp_path_factory.mktemp("built") / "shards", CONFIG).manifest
+
+
+def test_another_rank_cuts_the_same_units_from_the_scenes_that_it_is_sent(products: Path):
+    scenes = recognise([products], tile=32).scenes
+    sent = json.loads(json.dumps(files.to_dict(scenes)))
+    received = [files.from_dict(Scene, scene) for scene in sent]
+    assert repr(cut_units(received, CONFIG)) == repr(cut_units(scenes, CONFIG))  # no-data NaN equals nothing
 
 
 def records(manifest: Manifest, key: str) -> list[TileRecord]:

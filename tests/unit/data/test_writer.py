@@ -67,7 +67,7 @@ def test_an_unfinished_shard_leaves_nothing(tmp_path):
     with ShardWriter(tmp_path / "x.tar") as writer:
         for tile in _tiles():
             writer.add("k", tile, scene=0, group=0)
-        assert [path.name for path in tmp_path.iterdir()] == ["x.tar.partial"]
+        assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,72 @@
+"""How far a build is: a bar on a terminal, a line now and then in a log."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, Progress, TextColumn
+
+from ringmoe.cli.console import console
+from ringmoe.data.build import BuildProgress
+
+_LINE_EVERY = 30.0  # seconds
+
+
+class BuildBar:
+    """Shows windows, rate, remaining time and quarantined scenes; a context manager, called with every advance."""
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._bar = Progress(
+            TextColumn("building"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("building", total=None, visible=False, words="")
+        self._total = -1
+        self._first = 0  # windows that were done when the clock was started
+        self._begun = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """The bar itself."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the last state on the screen."""
+        self._bar.stop()
+
+    def __call__(self, progress: BuildProgress) -> None:
+        """Shows how far the build is."""
+        now = time.monotonic()
+        if progress.total != self._total or progress.done < self._first:
+            self._total, self._first, self._begun = progress.total, progress.done, now
+        words = in_words(progress, progress.done - self._first, now - self._begun)
+        self._bar.update(self._task, completed=progress.done, total=progress.total, words=words, visible=True)
+        if not console.is_terminal and (now - self._said >= _LINE_EVERY or progress.done == progress.total):
+            console.print(f"building: {words}", highlight=False, soft_wrap=True)
+            self._said = now
+
+
+def in_words(progress: BuildProgress, built: int, seconds: float) -> str:
+    """``1,024 of 4,096 windows, 512/s, 0:00:06 left, 1 scene quarantined``.
+
+    Args:
+        progress: How far the build is.
+        built: Windows of them that were built in ``seconds``; rate and remaining time follow from these.
+        seconds: Time since the first of these was begun.
+    """
+    words = [f"{progress.done:,} of {progress.total:,} windows"]
+    if built > 0 and seconds > 0:
+        rate = built / seconds
+        words.append(f"{rate:,.0f}/s")
+        if progress.done < progress.total:
+            left = round((progress.total - progress.done) / rate)
+            words.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+    if progress.quarantined:
+        words.append(f"{progress.quarantined} {'scene' if progress.quarantined == 1 else 'scenes'} quarantined")
+    return ", ".join(words)

@@ -1,0 +1,131 @@
+"""``mpirun -n N ringmoe shards build``: the same bytes for any N, after a kill, and with a broken scene inside."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ringmoe.data.build import build
+from ringmoe.data.layout import BUILDING
+from ringmoe.data.plan import BuildConfig
+from ringmoe.raster.tiling import TilingConfig
+from tests.unit.data.conftest import damage, write_scene
+
+pytestmark = pytest.mark.distributed
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+CONFIG = BuildConfig(tiling=TilingConfig(tile=16, stride=8, holdout=0.25), tiles_per_shard=100)
+OPTIONS = ("--tile", "16", "--stride", "8", "--holdout", "0.25", "--tiles-per-shard", "100")
+MPIRUN = (BIN / "mpirun", "--allow-run-as-root", "--oversubscribe")
+
+
+def _content(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Scenes of all modalities; the second of three optical ones is broken."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number, key in enumerate(("opt", "opt", "opt", "ms", "sar_l1", "sar_l2")):
+        write_scene(folder / key / f"{number}.tif", key, seed=number, height=200, width=200)
+    damage(folder / "opt/1.tif")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(scenes, tmp_path_factory):
+    """What one process makes of them."""
+    manifest = build([scenes], tmp_path_factory.mktemp("whole") / "shards", CONFIG).manifest
+    assert [scene.name for scene in manifest.quarantined] == [f"{scenes.name}/opt/1.tif"]
+    return _content(manifest.root)
+
+
+@contextmanager
+def _job(folder: Path, *words: object) -> Iterator[subprocess.Popen]:
+    """A started mpirun in a process group of its own, ended with everything in it when the block ends."""
+    leave_out = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environ = {name: value for name, value in os.environ.items() if name not in leave_out}
+    environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
+    with (folder / "output").open("w") as output:
+        job = subprocess.Popen(
+            [*map(str, (*MPIRUN, *words))],
+            env=environ,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+        )
+    try:
+        yield job
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+
+
+def _command(scenes: Path, out: Path) -> tuple[object, ...]:
+    return BIN / "ringmoe", "shards", "build", scenes, out, *OPTIONS
+
+
+def _run(folder: Path, num: int, scenes: Path, out: Path) -> str:
+    """Builds with ``num`` ranks to the end; what they printed."""
+    with _job(folder, "-n", num, *_command(scenes, out)) as job:
+        code = job.wait(timeout=120)
+    printed = (folder / "output").read_text()
+    assert code == 0, printed
+    return printed
+
+
+def _ranks(process: int) -> list[int]:
+    """Processes of the ranks under an mpirun, in the order of their start."""
+    words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    if os.fsencode(BIN / "ringmoe") in words[:2]:  # the words behind the interpreter, not behind mpirun
+        return [process]
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return sorted(rank for child in children for rank in _ranks(int(child)))
+
+
+@pytest.mark.parametrize("num", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_any_number_of_ranks_gives_the_same_bytes(num, scenes, whole, tmp_path):
+    out = tmp_path / "shards"
+    printed = _run(tmp_path, num, scenes, out)
+    assert _content(out) == whole
+    assert printed.count("groups of tiles that share their statistics") == 1  # one rank speaks for all
+    assert "1 scene quarantined" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_the_job_and_the_next_one_continues(victim, scenes, whole, tmp_path):
+    out = tmp_path / "shards"
+    with _job(tmp_path, "-n", 2, *_command(scenes, out)) as job:
+        deadline = time.monotonic() + 60
+        while len(list(out.glob(f"{BUILDING}/*.tar"))) < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.kill(_ranks(job.pid)[victim], signal.SIGKILL)
+        assert job.wait(timeout=30) != 0
+    assert not (out / "manifest.json").exists()
+    printed = _run(tmp_path, 2, scenes, out)
+    assert "units were finished before" in printed
+    assert _content(out) == whole
+
+
+def test_a_rank_that_fails_ends_the_job_with_its_message(scenes, whole, tmp_path):
+    out = tmp_path / "shards"
+    command = _command(scenes, out)
+    # the second rank can write no file of more than 10 kB, which fails like a full disk does
+    with _job(tmp_path, "-n", 1, *command, ":", "-n", 1, "prlimit", "--fsize=10000", *command) as job:
+        assert job.wait(timeout=60) != 0
+    assert "File too large" in (tmp_path / "output").read_text()
+    assert "Traceback" not in (tmp_path / "output").read_text()
+    build([scenes], out, CONFIG)
+    assert _content(out) == whole

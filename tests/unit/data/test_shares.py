@@ -1,0 +1,171 @@
+"""Shares of a build that never meet: whoever is last publishes, and the bytes are those of one process."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ringmoe.data.build import BuildProgress, BuildReport, Share, ShareReport, build, build_share
+from ringmoe.data.durable import DurableFile
+from ringmoe.data.layout import BUILDING
+from ringmoe.errors import ConfigError, SceneError, ShardError
+from tests.fixtures.places import write_archive
+
+from .conftest import SMALL, damage
+
+
+def _content(root):
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def broken(archive, tmp_path):
+    """The archive with a broken scene in its middle, and what one process makes of it."""
+    folder = Path(shutil.copytree(archive, tmp_path / "in"))
+    damage(folder / "opt/scene.1.tif")
+    root = build([folder], tmp_path / "whole", SMALL).manifest.root
+    assert (folder / "opt/scene.1.tif").exists()
+    return folder, _content(root)
+
+
+def test_the_last_share_publishes_and_quarantines_like_one_process(broken, tmp_path):
+    folder, whole = broken
+    out = tmp_path / "out"
+    told: list[BuildProgress] = []
+    left = []
+    for number in (2, 0):
+        report = build_share([folder], out, SMALL, Share(number, 3), progress=told.append)
+        assert isinstance(report, ShareReport)
+        left.append(report.num_left)
+        assert told[-1].done == told[-1].total < 280
+    assert left[0] > left[1] > 0
+    last = build_share([folder], out, SMALL, Share(1, 3), workers=2)
+    assert isinstance(last, BuildReport)
+    assert [scene.name for scene in last.manifest.quarantined] == ["in/opt/scene.1.tif"]
+    assert _content(out) == whole
+    again = build_share([folder], out, SMALL, Share(0, 3))
+    assert isinstance(again, BuildReport)
+    assert again.num_reused == again.num_units
+
+
+def test_shares_of_places_give_the_bytes_of_one_process(tmp_path):
+    archive = write_archive(tmp_path / "in")
+    config = replace(SMALL, grouped=True)
+    whole = build([archive], tmp_path / "whole", config).manifest.root
+    for number in (1, 0):
+        report = build_share([archive], tmp_path / "out", config, Share(number, 2))
+    assert isinstance(report, BuildReport)
+    assert _content(tmp_path / "out") == _content(whole)
+
+
+def _build_share(barrier, folder, out, number, die_at):
+    """Builds a share as soon as all are ready; is killed outright when it has committed file ``die_at``."""
+    commit, count = DurableFile.commit, 0
+
+    def deadly(file):
+        nonlocal count
+        commit(file)
+        count += 1
+        if count == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    DurableFile.commit = deadly
+    barrier.wait(60)
+    build_share([folder], out, SMALL, Share(number, 3))
+
+
+def _at_once(folder, out, die_at=(0, 0, 0)):
+    """Builds three shares at the same time; returns their exit codes."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    children = [
+        context.Process(target=_build_share, args=(barrier, folder, out, number, when))
+        for number, when in enumerate(die_at)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    return [child.exitcode for child in children]
+
+
+def test_shares_at_once_publish_once(broken, tmp_path):
+    folder, whole = broken
+    for turn in range(3):
+        assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
+        assert _content(tmp_path / f"out{turn}") == whole
+
+
+@pytest.mark.parametrize(("die_at", "count"), [((1, 0, 0), 1), ((0, 5, 9), 2), ((14, 13, 12), 1), ((20, 22, 24), 2)])
+def test_shares_that_were_killed_are_built_again_in_any_division(broken, tmp_path, die_at, count):
+    folder, whole = broken
+    out = tmp_path / "out"
+    codes = _at_once(folder, out, die_at)
+    assert set(codes) <= {0, -signal.SIGKILL}
+    reports = [build_share([folder], out, SMALL, Share(number, count)) for number in range(count)]
+    assert isinstance(reports[-1], BuildReport)
+    assert _content(out) == whole
+
+
+def test_without_locks_what_is_done_twice_is_the_same(broken, tmp_path, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    folder, whole = broken
+    for turn in range(3):
+        assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
+        again = build_share([folder], tmp_path / f"out{turn}", SMALL, Share(0, 1))
+        assert isinstance(again, BuildReport)
+        assert _content(tmp_path / f"out{turn}") == whole
+
+
+def test_a_share_that_comes_when_another_has_published_is_done(archive, shards, tmp_path):
+    out = tmp_path / "out"
+
+    def meanwhile(progress):
+        if progress.done == 0 and not (out / "manifest.json").exists():
+            assert isinstance(build_share([archive], out, SMALL, Share(0, 1)), BuildReport)
+
+    report = build_share([archive], out, SMALL, Share(0, 2), progress=meanwhile)
+    assert isinstance(report, BuildReport)
+    assert report.manifest.root == out
+    shutil.rmtree(out / BUILDING, ignore_errors=True)
+    assert _content(out) == _content(shards.root)
+
+
+def test_a_build_and_shares_do_not_mix(archive, tmp_path):
+    out = tmp_path / "out"
+
+    def meanwhile(progress):
+        if progress.done == 0:
+            with pytest.raises(ShardError, match="another build is at work"):
+                build([archive], out, SMALL)
+
+    assert isinstance(build_share([archive], out, SMALL, Share(0, 2), progress=meanwhile), ShareReport)
+    # what shares have left, a plain build finishes
+    assert 0 < build([archive], out, SMALL).num_reused < 20
+
+
+def test_a_scene_that_was_named_ends_the_last_share(archive, tmp_path):
+    folder = Path(shutil.copytree(archive, tmp_path / "in"))
+    path = folder / "ms/scene.2.tif"
+    damage(path)
+    out = tmp_path / "out"
+    assert isinstance(build_share([path, archive], out, SMALL, Share(0, 2)), ShareReport)
+    with pytest.raises(SceneError, match=r"ms/scene\.2\.tif: .*cannot be read"):
+        build_share([path, archive], out, SMALL, Share(1, 2))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("text", ["3", "3/3", "-1/3", "a/3", "1/", "/3", "1/2/3"])
+def test_a_share_is_a_number_of_many(text):
+    with pytest.raises(ConfigError, match="like 0/16 to 15/16"):
+        Share.parse(text)
+    assert Share.parse("3/16") == Share(3, 16)
