@@ -24,13 +24,13 @@ def test_build_list_and_verify(archive, tmp_path, capsys):
     _run("shards list", out)
     assert "112" in capsys.readouterr().out
     _run("shards verify", out)
-    assert "all 13 files are" in capsys.readouterr().out
+    assert "all 17 files are" in capsys.readouterr().out
 
 
 def test_damage_ends_with_a_list_and_a_code(own_shards, capsys):
     root = own_shards()
     (root / "opt/train-000001.tar").unlink()
-    with pytest.raises(ShardError, match="1 of 23 files are damaged"):
+    with pytest.raises(ShardError, match="1 of 31 files are damaged"):
         commands.verify(ShardsFolder(folder=root))
     assert guarded(lambda: commands.verify(ShardsFolder(folder=root))) == 2
     assert "train-000001.tar cannot be read" in capsys.readouterr().err.replace("\n", "")
