@@ -180,6 +180,8 @@ def _describe(manifest: Manifest) -> None:
         if synthetic := sum(scene.synthetic for scene in scenes):
             console.print(f"{key}: {synthetic} of {len(scenes)} scenes are synthetic")
     for key, entry in manifest.modalities.items():
+        if entry.codec != "raw":
+            console.print(f"{key}: pixels are coded without loss, {entry.codec}")
         if entry.dropped:
             reasons = ", ".join(f"{num:,} {reason}" for reason, num in entry.dropped.items())
             console.print(f"{key}: dropped {reasons}")
@@ -189,7 +191,7 @@ def _describe(manifest: Manifest) -> None:
 
 def _tiles_table(manifest: Manifest) -> Table:
     """Of each modality: scenes, shards, and the account of every window."""
-    table = _table("modality", "codec", title=str(manifest.root))
+    table = _table("modality", title=str(manifest.root))
     for column in ("tile", "scenes", "windows", "dropped", *SPLITS, "shards", "size"):
         table.add_column(column, justify="right")
     for key, entry in manifest.modalities.items():
@@ -197,7 +199,7 @@ def _tiles_table(manifest: Manifest) -> Table:
         counts = {split: entry.splits[split].num_samples if split in entry.splits else 0 for split in SPLITS}
         numbers = (len(entry.scenes), entry.candidates, sum(entry.dropped.values()), *counts.values(), len(shards))
         size = decimal(sum(shard.bytes for shard in shards))
-        table.add_row(key, entry.codec, str(entry.tile), *(f"{number:,}" for number in numbers), size)
+        table.add_row(key, str(entry.tile), *(f"{number:,}" for number in numbers), size)
     return table
 
 

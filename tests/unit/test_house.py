@@ -43,7 +43,7 @@ ALLOWED |= {
 HEAVY = {
     "rasterio": ("raster", None),
     "webdataset": ("data", None),
-    "xxhash": ("data", 1),
+    "xxhash": ("data", None),
     "pcodec": ("data", 1),
     "deepspeed": ("distributed", 1),
     "mpi4py": ("distributed", 1),
