@@ -101,7 +101,7 @@ def _publish_modality(
         ),
         splits={split: entry for split, entry in splits.items() if entry is not None},
         statistics=statistics_entry,
-        footprints=_publish_footprints(plan, key, root),
+        footprints=_publish_footprints(plan, key, work, root),
         examples=_publish_examples(plan, key, results, work, root),
     )
     assert entry.candidates == entry.num_kept + dropped.total(), f"{key}: a window was lost or counted twice"
@@ -125,14 +125,14 @@ def _merge_groups(
     return merged
 
 
-def _publish_footprints(plan: Plan, key: str, root: Path) -> FileEntry:
+def _publish_footprints(plan: Plan, key: str, work: Path, root: Path) -> FileEntry:
     """Where each scene lies."""
     corners_S42 = np.full((len(plan.scenes[key]), 4, 2), np.nan)
     scenes = {span.number: span.scene for unit in plan.units if unit.modality == key for span in unit.spans}
     for number, scene in scenes.items():
         if (corners := footprint(scene)) is not None:
             corners_S42[number] = corners
-    return write_file(root, footprints_name(key), npy_bytes(corners_S42))
+    return write_file(root, footprints_name(key), npy_bytes(corners_S42), workshop=work)
 
 
 def _publish_examples(plan: Plan, key: str, results: Sequence[UnitResult], work: Path, root: Path) -> ExamplesEntry:
@@ -141,7 +141,7 @@ def _publish_examples(plan: Plan, key: str, results: Sequence[UnitResult], work:
     chosen = list(choose([result.examples for result in results], names))
     pictures = [np.load(work / examples_file(results[part].stem), mmap_mode="r")[place] for part, place in chosen]
     stacked_NDhw = np.stack(pictures) if pictures else np.empty((0, 1, 1, 1), dtype=np.float32)
-    written = write_file(root, examples_name(key), npy_bytes(stacked_NDhw))
+    written = write_file(root, examples_name(key), npy_bytes(stacked_NDhw), workshop=work)
     return ExamplesEntry(**vars(written), tiles=tuple(results[part].examples[place] for part, place in chosen))
 
 
