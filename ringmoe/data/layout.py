@@ -44,6 +44,16 @@ def statistics_name(modality: str) -> str:
     return f"{modality}/statistics.json"
 
 
+def footprints_name(modality: str) -> str:
+    """File of the corners of a modality's scenes, relative to the folder."""
+    return f"{modality}/footprints.npy"
+
+
+def examples_name(modality: str) -> str:
+    """File of pictures of what the rules dropped of a modality, relative to the folder."""
+    return f"{modality}/examples.npy"
+
+
 def member_key(slug: str, row: int, col: int) -> str:
     """Key of a sample: its members are ``<key>.json`` and ``<key>.npy`` or ``.pco``. webdataset splits at the dot."""
     return f"{slug}_r{row:06d}_c{col:06d}"

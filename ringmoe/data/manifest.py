@@ -5,6 +5,7 @@ the time: the same scenes and settings give the same bytes.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -19,10 +20,23 @@ from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.codec import Codec
 from ringmoe.data.durable import DurableFile
+from ringmoe.data.examples import DroppedTile
 from ringmoe.data.inputs import Group, InputStatistics
-from ringmoe.data.layout import BUILDING, FORMAT, INDEX_DTYPE, MANIFEST, Split, index_name, shard_name, statistics_name
+from ringmoe.data.layout import (
+    BUILDING,
+    FORMAT,
+    INDEX_DTYPE,
+    MANIFEST,
+    Split,
+    examples_name,
+    footprints_name,
+    index_name,
+    shard_name,
+    statistics_name,
+)
 from ringmoe.errors import ConfigError, ShardError
 from ringmoe.modality import ModalitySpec
+from ringmoe.raster.scene import Pixels
 from ringmoe.raster.statistics import Statistics
 
 Index = np.ndarray[Any, np.dtype[Any]]
@@ -103,6 +117,17 @@ class SceneEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExamplesEntry(FileEntry):
+    """Pictures of a few windows that each rule dropped.
+
+    Attributes:
+        tiles: What each picture in the file shows.
+    """
+
+    tiles: tuple[DroppedTile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModalityEntry:
     """Everything of one modality.
 
@@ -116,6 +141,8 @@ class ModalityEntry:
         groups: Groups of equal sensor, units and type; the index counts through them.
         splits: Shards and index of each split that has samples.
         statistics: File with the mergeable state of the groups' statistics.
+        footprints: File with the corners of each scene.
+        examples: File with pictures of dropped windows.
     """
 
     spec: ModalitySpec
@@ -127,6 +154,8 @@ class ModalityEntry:
     groups: tuple[GroupEntry, ...]
     splits: dict[Split, SplitEntry]
     statistics: FileEntry
+    footprints: FileEntry
+    examples: ExamplesEntry
 
     @property
     def num_kept(self) -> int:
@@ -136,7 +165,8 @@ class ModalityEntry:
     @property
     def all_files(self) -> list[FileEntry]:
         """Every file of the modality."""
-        return [self.statistics] + [file for entry in self.splits.values() for file in (*entry.shards, entry.index)]
+        beside: list[FileEntry] = [self.statistics, self.footprints, self.examples]
+        return beside + [file for entry in self.splits.values() for file in (*entry.shards, entry.index)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,15 +251,32 @@ class Manifest:
         Raises:
             ShardError: The file is missing or damaged.
         """
-        entry = self.modalities[modality].statistics
+        states = json.loads(self._read(self.modalities[modality].statistics))
+        return [Statistics.from_dict(state) for state in states]
+
+    def load_array(self, entry: FileEntry, length: int) -> Pixels:
+        """A whole array of the folder: footprints, or pictures of dropped windows.
+
+        Raises:
+            ShardError: The file is missing or damaged, or has not as many entries as the manifest says.
+        """
+        array: Pixels = np.load(io.BytesIO(self._read(entry)), allow_pickle=False)
+        if len(array) != length:
+            raise ShardError(
+                f"{self.root / entry.name} holds {len(array)} entries, but the manifest {length}. {_REPAIR}"
+            )
+        return array
+
+    def _read(self, entry: FileEntry) -> bytes:
+        """A whole file of the folder, its checksum compared."""
         path = self.root / entry.name
         try:
-            text = path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise ShardError(f"{path} cannot be read: {error.strerror}. {_REPAIR}") from error
-        if hashlib.sha256(text).hexdigest() != entry.sha256:
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise ShardError(f"{path} is not the file that was written (wrong checksum). {_REPAIR}")
-        return [Statistics.from_dict(state) for state in json.loads(text)]
+        return content
 
     def open_index(self, modality: str, split: Split) -> Index:
         """The member index, memory-mapped: opening takes the same time for any number of samples.
@@ -336,7 +383,9 @@ class Manifest:
                     f"{self.root / MANIFEST} is damaged: the {entry.candidates} windows of {key} are not the "
                     f"{entry.num_kept} kept and {sum(entry.dropped.values())} dropped ones. {_REPAIR}"
                 )
-            expected = [statistics_name(key)]
+            if any(tile.scene >= len(entry.scenes) for tile in entry.examples.tiles):
+                raise ShardError(f"{self.root / MANIFEST} is damaged: an example of {key} is of no scene. {_REPAIR}")
+            expected = [statistics_name(key), footprints_name(key), examples_name(key)]
             for split, samples in entry.splits.items():
                 expected += [shard_name(key, split, number) for number in range(len(samples.shards))]
                 expected.append(index_name(key, split))

@@ -17,9 +17,20 @@ import numpy as np
 from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.durable import DurableFile
+from ringmoe.data.examples import choose
 from ringmoe.data.inputs import Group
-from ringmoe.data.layout import INDEX_DTYPE, SPLITS, Split, index_name, shard_name, statistics_name
+from ringmoe.data.layout import (
+    INDEX_DTYPE,
+    SPLITS,
+    Split,
+    examples_name,
+    footprints_name,
+    index_name,
+    shard_name,
+    statistics_name,
+)
 from ringmoe.data.manifest import (
+    ExamplesEntry,
     FileEntry,
     GroupEntry,
     Manifest,
@@ -30,7 +41,9 @@ from ringmoe.data.manifest import (
     write_file,
 )
 from ringmoe.data.plan import Plan
-from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_file, statistics_file
+from ringmoe.data.unit import UnitResult, empty_statistics, examples_file, rows_file, shard_file, statistics_file
+from ringmoe.data.writer import npy_bytes
+from ringmoe.raster.footprint import footprint
 from ringmoe.raster.statistics import Statistics
 
 
@@ -88,6 +101,8 @@ def _publish_modality(
         ),
         splits={split: entry for split, entry in splits.items() if entry is not None},
         statistics=statistics_entry,
+        footprints=_publish_footprints(plan, key, work, root),
+        examples=_publish_examples(plan, key, results, work, root),
     )
     assert entry.candidates == entry.num_kept + dropped.total(), f"{key}: a window was lost or counted twice"
     return entry
@@ -108,6 +123,26 @@ def _merge_groups(
             tiles.update(found.tiles)
             statistics.merge(Statistics.from_dict(state))
     return merged
+
+
+def _publish_footprints(plan: Plan, key: str, work: Path, root: Path) -> FileEntry:
+    """Where each scene lies."""
+    corners_S42 = np.full((len(plan.scenes[key]), 4, 2), np.nan)
+    scenes = {span.number: span.scene for unit in plan.units if unit.modality == key for span in unit.spans}
+    for number, scene in scenes.items():
+        if (corners := footprint(scene)) is not None:
+            corners_S42[number] = corners
+    return write_file(root, footprints_name(key), npy_bytes(corners_S42), workshop=work)
+
+
+def _publish_examples(plan: Plan, key: str, results: Sequence[UnitResult], work: Path, root: Path) -> ExamplesEntry:
+    """A few dropped windows of all units."""
+    names = [scene.name for scene in plan.scenes[key]]
+    chosen = list(choose([result.examples for result in results], names))
+    pictures = [np.load(work / examples_file(results[part].stem), mmap_mode="r")[place] for part, place in chosen]
+    stacked_NDhw = np.stack(pictures) if pictures else np.empty((0, 1, 1, 1), dtype=np.float32)
+    written = write_file(root, examples_name(key), npy_bytes(stacked_NDhw), workshop=work)
+    return ExamplesEntry(**vars(written), tiles=tuple(results[part].examples[place] for part, place in chosen))
 
 
 def _publish_split(

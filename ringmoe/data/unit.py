@@ -13,16 +13,17 @@ import numpy as np
 
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.config import files
+from ringmoe.data.examples import DroppedTile, DroppedTiles
 from ringmoe.data.inputs import Group
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.manifest import RefusedFile, write_file
 from ringmoe.data.plan import Span, Unit, file_stem
-from ringmoe.data.writer import ShardWriter, WrittenShard, npy_header
+from ringmoe.data.writer import ShardWriter, WrittenShard, npy_bytes
 from ringmoe.errors import SceneError
 from ringmoe.modality import get
 from ringmoe.raster.quality import is_nodata
 from ringmoe.raster.read import iter_tiles
-from ringmoe.raster.scene import Pixels
+from ringmoe.raster.scene import Pixels, Scene
 from ringmoe.raster.statistics import Statistics
 
 
@@ -52,6 +53,7 @@ class UnitResult:
         left_out: Tiles that each rule kept out of samples that are kept without them; only of grouped scenes.
         groups: Groups in the order in which they appear; the rows of the index count through them.
         shards: Finished shard of each split that has samples.
+        examples: A few of the dropped windows; their pictures are kept beside, in ``examples_file``.
         broken: A scene that could not be read to its end; then there are no shards.
     """
 
@@ -61,6 +63,7 @@ class UnitResult:
     left_out: dict[str, int] = field(default_factory=dict)
     groups: tuple[UnitGroup, ...] = ()
     shards: dict[Split, WrittenShard] = field(default_factory=dict)
+    examples: tuple[DroppedTile, ...] = ()
     broken: RefusedFile | None = None
 
     @property
@@ -82,6 +85,11 @@ def rows_file(stem: str, split: Split) -> str:
 def statistics_file(stem: str) -> str:
     """File of the statistics of a unit's groups."""
     return f"{stem}.statistics.json"
+
+
+def examples_file(stem: str) -> str:
+    """File of the pictures of dropped windows of a unit."""
+    return f"{stem}.examples.npy"
 
 
 def result_file(stem: str) -> str:
@@ -121,15 +129,18 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
-            write_file(folder, rows_file(unit.stem, split), npy_header(rows) + rows.tobytes())
+            write_file(folder, rows_file(unit.stem, split), npy_bytes(rows))
     states = [statistics.to_dict() for statistics in work.statistics.values()]
     write_file(folder, statistics_file(unit.stem), json.dumps(states).encode())
+    examples, pictures_NDhw = work.examples.finish(unit.modality)
+    write_file(folder, examples_file(unit.stem), npy_bytes(pictures_NDhw))
     result = UnitResult(
         name=unit.name,
         excluded=unit.excluded,
         dropped=dict(sorted(work.dropped.items())),
         groups=tuple(UnitGroup(group=group, tiles=dict(work.tiles[group])) for group in work.statistics),
         shards=shards,
+        examples=examples,
     )
     return leave_result(result, folder)
 
@@ -145,16 +156,21 @@ class UnitAccounts:
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
+        self.examples = DroppedTiles()
         self.statistics: dict[Group, Statistics] = {}
         self.tiles: dict[Group, Counter[Split]] = {}
 
     def kept(self, span: Span, unit: Unit) -> Iterator[tuple[Tile, Split]]:
         """The tiles of a span that are kept; the others are counted."""
+        group = _group_of(span.scene)
         for candidate in iter_tiles(span.scene, unit.config.tiling, unit.config.quality, rows=span.rows):
             if candidate.tile is not None and candidate.split is not None:
                 yield candidate.tile, candidate.split
             else:
-                self.dropped[str(candidate.reason)] += 1
+                reason = str(candidate.reason)
+                self.dropped[reason] += 1
+                place = DroppedTile(reason=reason, scene=span.number, row=candidate.row, col=candidate.col, group=group)
+                self.examples.add(span.scene.name, place, candidate.pixels_CHW)
             del candidate  # as above
 
     def take(self, tile: Tile, split: Split) -> int:
@@ -193,7 +209,7 @@ def _with_power(tile: Tile) -> Pixels:
     return np.concatenate((pixels_CHW, power_1HW))
 
 
-def _group_of(record: TileRecord) -> Group:
+def _group_of(record: TileRecord | Scene) -> Group:
     return Group(
         sensor=record.sensor,
         units=record.units,

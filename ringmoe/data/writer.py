@@ -88,6 +88,11 @@ class ShardWriter:
         return shard, np.array(self._rows, dtype=INDEX_DTYPE)
 
 
+def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    """An array as the content of an .npy file."""
+    return npy_header(array) + array.tobytes()
+
+
 def npy_header(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:
     """What stands before an array's numbers in an .npy file: type and shape."""
     buffer = io.BytesIO()

@@ -110,13 +110,17 @@ class ControlGrid:
             self._places_RN2 = places.reshape(len(self._rows_R), len(self._cols_N), 2)
 
     def corners(self, row: int, col: int, size: int) -> tuple[Corner, Corner, Corner, Corner] | None:
-        """Outer corners of a square of pixels, clockwise from (row, col); None where the points form no grid.
+        """Outer corners of a square of pixels, clockwise from (row, col); None where the points form no grid."""
+        return self.outline(row, col, size, size)
+
+    def outline(self, row: int, col: int, height: int, width: int) -> tuple[Corner, Corner, Corner, Corner] | None:
+        """Outer corners of a rectangle of pixels, clockwise from (row, col); None where the points form no grid.
 
         Beyond the outermost points the outermost cells are continued.
         """
         if not self._is_grid:
             return None
-        at = [(row, col), (row, col + size), (row + size, col + size), (row + size, col)]
+        at = [(row, col), (row, col + width), (row + height, col + width), (row + height, col)]
         first, second, third, fourth = (self._at(*place) for place in at)
         return first, second, third, fourth
 

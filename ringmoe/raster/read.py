@@ -37,6 +37,7 @@ class Candidate:
         col: First column of the window in the scene, pixels.
         reason: Why it is dropped, one of ``quality.REASONS``; None where it is kept.
         split: Side of the hold-out border; None on the border itself.
+        pixels_CHW: Pixels of the window, dropped or not: a view like those of the tile.
     """
 
     tile: Tile | None
@@ -44,6 +45,7 @@ class Candidate:
     col: int
     reason: str | None
     split: Split | None
+    pixels_CHW: Pixels
 
 
 def iter_tiles(
@@ -79,8 +81,9 @@ def iter_tiles(
             split = grid.split(row)
             row_CHW = strip_CHW[:, row - strip_starts[0] :][:, : tiling.tile]
             for col, reason, valid in zip(grid.col_starts, reasons_N, valid_N, strict=True):
+                pixels_CHW = row_CHW[:, :, col : col + tiling.tile]
                 if split is None or reason is not None:
-                    yield Candidate(None, row, col, "split_border" if split is None else reason, split)
+                    yield Candidate(None, row, col, "split_border" if split is None else reason, split, pixels_CHW)
                     continue
                 place: dict[str, Any] = {
                     "row": row,
@@ -91,8 +94,8 @@ def iter_tiles(
                 if scene.control:
                     place["corners"] = control.corners(row, col, tiling.tile)
                 record = TileRecord(**vars(first) | place)  # several times faster than dataclasses.replace
-                yield Candidate(Tile(row_CHW[:, :, col : col + tiling.tile], record), row, col, None, split)
-        del strip_CHW, row_CHW  # nobody needs them while the next strip is read
+                yield Candidate(Tile(pixels_CHW, record), row, col, None, split, pixels_CHW)
+        del strip_CHW, row_CHW, pixels_CHW  # nobody needs them while the next strip is read
 
 
 def _record(scene: Scene, tile: int) -> TileRecord:
@@ -101,7 +104,7 @@ def _record(scene: Scene, tile: int) -> TileRecord:
     return TileRecord(
         modality=scene.modality,
         bands=spec.bands,
-        absent=tuple(name for name, band in zip(spec.bands, scene.bands, strict=True) if band is None),
+        absent=scene.absent,
         units=scene.units,
         dtype=scene.dtype,
         sensor=scene.sensor,

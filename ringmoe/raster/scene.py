@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ringmoe import modality as registry
 from ringmoe.batch import Radiometry
 from ringmoe.modality import Unit
 
@@ -135,6 +136,12 @@ class Scene:
     def band_indices(self) -> tuple[int | None, ...]:
         """For each band of the modality its raster band (from 1) in its file, or None where it is absent."""
         return tuple(None if band is None else band.index for band in self.bands)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Bands of the modality that it does not have."""
+        names = registry.get(self.modality).bands
+        return tuple(name for name, band in zip(names, self.bands, strict=True) if band is None)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ def test_build_list_and_verify(archive, tmp_path, capsys):
     _run("shards list", out)
     assert "112" in capsys.readouterr().out
     _run("shards verify", out)
-    assert "all 13 files are as they were written, and all 144 tiles are" in capsys.readouterr().out
+    assert "all 17 files are as they were written, and all 144 tiles are" in capsys.readouterr().out
 
 
 def test_damage_ends_with_a_list_and_a_code(own_shards, capsys):

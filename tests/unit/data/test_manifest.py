@@ -8,7 +8,7 @@ import pytest
 
 from ringmoe import modality as registry
 from ringmoe.data.layout import BUILDING, INDEX_DTYPE
-from ringmoe.data.manifest import FileEntry, Manifest, ModalityEntry, SceneEntry, ShardEntry, SplitEntry
+from ringmoe.data.manifest import ExamplesEntry, FileEntry, Manifest, ModalityEntry, SceneEntry, ShardEntry, SplitEntry
 from ringmoe.errors import ShardError
 
 
@@ -82,6 +82,10 @@ def test_folders_without_a_manifest_are_told_apart(tmp_path):
             "'/etc/passwd' stands where 'opt/train-000001.tar'",
         ),
         (
+            lambda values: values["modalities"]["opt"]["examples"]["tiles"][0].update(scene=7),
+            "an example of opt is of no scene",
+        ),
+        (
             lambda values: values["modalities"]["opt"]["splits"]["train"]["shards"][0].update(samples="many"),
             r"shards\[0\]\.samples is 'many'",
         ),
@@ -114,6 +118,15 @@ def test_verify_names_what_changed(own_shards):
     assert "checksum" in wrong["opt/train-000001.tar"]
     assert "cannot be read" in wrong["ms/val.index.npy"]
     assert "bytes, not" in wrong["sar_l2/statistics.json"]
+
+
+def test_pictures_that_nobody_speaks_of_are_refused(own_shards):
+    root = own_shards()
+    _edit(root, lambda values: values["modalities"]["opt"]["examples"]["tiles"].pop())
+    manifest = Manifest.open(root)
+    entry = manifest.modalities["opt"].examples
+    with pytest.raises(ShardError, match=r"opt/examples\.npy holds 12 entries, but the manifest 11"):
+        manifest.load_array(entry, len(entry.tiles))
 
 
 def test_an_index_that_does_not_fit_is_refused(own_shards):
@@ -149,6 +162,8 @@ def test_forty_thousand_shards_of_four_hundred_million_samples_open_quickly(tmp_
             )
         },
         statistics=replace(file, name="opt/statistics.json"),
+        footprints=replace(file, name="opt/footprints.npy"),
+        examples=ExamplesEntry(name="opt/examples.npy", bytes=1, sha256="0" * 64, tiles=()),
     )
     Manifest(settings={}, modalities={"opt": entry}, refused=(), quarantined=(), root=Path(tmp_path)).save()
     (tmp_path / "opt").mkdir()
