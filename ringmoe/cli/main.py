@@ -33,6 +33,7 @@ VERBS = {
     "shards plan": Verb("ringmoe.cli.scenes", "run", "say what scenes and products there are, before any work"),
     "shards build": Verb("ringmoe.cli.shards", "build", "cut raw scenes into shards"),
     "shards list": Verb("ringmoe.cli.shards", "show", "say what a folder of shards holds"),
+    "shards inspect": Verb("ringmoe.cli.inspect", "run", "draw one page of what was kept, dropped and why"),
     "shards verify": Verb("ringmoe.cli.shards", "verify", "check every shard against its checksum"),
     "models": Verb("ringmoe.cli.models", "run", "list the presets with their sizes"),
     "init": Verb("ringmoe.cli.init", "run", "write a checkpoint of a preset's first weights, of any size"),

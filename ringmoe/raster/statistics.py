@@ -119,6 +119,12 @@ class Statistics:
         """The statistics of each channel; None for one that has not had a single entry with data."""
         return tuple(self._summarise(channel) for channel in range(len(self._count_C)))
 
+    def histogram(self, channel: int) -> tuple[Pixels, Pixels]:
+        """The middle of each occupied bin of a channel, ascending, and its number of entries."""
+        bins_K = np.flatnonzero(self._histogram_CK[channel])
+        centres_K = np.array([sum(self._edges(found)) / 2 for found in bins_K.tolist()])
+        return centres_K, self._histogram_CK[channel, bins_K]
+
     def to_dict(self) -> dict[str, Any]:
         """The whole state as plain values; only occupied bins are listed."""
         channels: list[dict[str, Any]] = []
@@ -193,10 +199,9 @@ class Statistics:
 
     def _inner(self, channel: int, lowest: float, highest: float) -> tuple[float, float]:
         """Mean and standard deviation after clipping, to the accuracy of the bins."""
-        histogram_K = self._histogram_CK[channel]
-        bins = np.flatnonzero(histogram_K)
-        centres_K = np.array([sum(self._edges(found)) / 2 for found in bins.tolist()]).clip(lowest, highest)
-        weights_K = histogram_K[bins] / histogram_K[bins].sum()
+        centres_K, counts_K = self.histogram(channel)
+        centres_K = centres_K.clip(lowest, highest)
+        weights_K = counts_K / counts_K.sum()
         mean = float(weights_K @ centres_K)
         return mean, math.sqrt(float(weights_K @ (centres_K - mean) ** 2))
 

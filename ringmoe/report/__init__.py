@@ -1,1 +1,1 @@
-"""Pictures of a run: expert load, reconstructions, curves. Pure functions from arrays to images."""
+"""Pictures of a run (expert load, reconstructions, curves) and of the shards that it learns from."""

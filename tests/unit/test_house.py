@@ -28,7 +28,7 @@ ALLOWED = {
     "models": BASE | {"layers", "moe"},
     "distributed": BASE,
     "checkpoint": BASE | {"distributed"},
-    "report": BASE,
+    "report": BASE | {"raster", "data"},
     "testing": BASE,
 }
 BELOW_TOP = BASE | {"raster", "data", "layers", "moe", "models", "distributed", "checkpoint", "report"}
