@@ -30,6 +30,7 @@ class Verb:
 
 VERBS = {
     "synth": Verb("ringmoe.cli.synth", "run", "write synthetic scenes of all four modalities"),
+    "synth archive": Verb("ringmoe.cli.synth", "archive", "write an archive of many products, some flawed"),
     "shards plan": Verb("ringmoe.cli.scenes", "run", "say what scenes and products there are, before any work"),
     "shards build": Verb("ringmoe.cli.shards", "build", "cut raw scenes into shards"),
     "shards list": Verb("ringmoe.cli.shards", "show", "say what a folder of shards holds"),

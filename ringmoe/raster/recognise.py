@@ -36,7 +36,7 @@ from ringmoe.raster.products.find import find, refuse_packed
 from ringmoe.raster.scene import UNKNOWN_SENSOR, BandSource, Refusal, Scene, UnusableError
 from ringmoe.raster.walk import base_of, walk
 
-_ROLE, _MODALITY, _UNITS, _SYNTHETIC = "RINGMOE_ROLE", "RINGMOE_MODALITY", "RINGMOE_UNITS", "RINGMOE_SYNTHETIC"
+_ROLE, _MODALITY, _UNITS = "RINGMOE_ROLE", "RINGMOE_MODALITY", "RINGMOE_UNITS"
 _SENSOR, _ACQUIRED = "SENSOR", "ACQUIRED"
 
 _NUM_LISTED = 10
@@ -207,7 +207,7 @@ def _examine(path: Path, name: str, declared: Declaration | None, forced: str | 
             gsd=entry.gsd if entry.gsd is not None else grid.gsd,
             acquired=entry.acquired or tags.get(_ACQUIRED) or taken,
             nodata=_possible(nodata, dtype),
-            synthetic=tags.get(_SYNTHETIC, "").casefold() in {"1", "true", "yes"},
+            synthetic=source.is_synthetic(dataset),
             control=grid.control,
             place=entry.place_of(name),
             member=entry.member,

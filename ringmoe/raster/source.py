@@ -102,6 +102,11 @@ def reason(error: Exception) -> str:
     return str(error.__cause__ or error)
 
 
+def is_synthetic(dataset: Any) -> bool:
+    """Whether a file says of itself that nobody observed it."""
+    return str(dataset.tags().get("RINGMOE_SYNTHETIC", "")).casefold() in {"1", "true", "yes"}
+
+
 def geolocation(dataset: Any) -> tuple[str | None, Transform | None, float | None]:
     """Reference system, transform and ground sampling distance, each None where the file does not give it.
 

@@ -124,6 +124,7 @@ def _assemble(found: FoundProduct, draft: Draft, tile: int) -> Scene:
                 files[band.file] = _opened(found, band.file, stack)
         grid = _common_grid(files, repeats, draft.size)
         dtype = _common_dtype(files, present)
+        synthetic = any(map(source.is_synthetic, files.values()))
         check_dtype(RasterBands(tuple(draft.bands), dtype), spec)
         stored = np.dtype("float32" if any(band.is_calibrated for band in present) else STORED.get(dtype, dtype))
         each = stored.itemsize * (2 if spec.is_complex else 1)
@@ -146,7 +147,7 @@ def _assemble(found: FoundProduct, draft: Draft, tile: int) -> Scene:
         gsd=draft.gsd if grid.gsd is None else grid.gsd,
         acquired=draft.acquired,
         nodata=draft.nodata,
-        synthetic=False,
+        synthetic=synthetic,
         control=grid.control if grid.control or grid.transform is not None else draft.control,
         radiometry=draft.radiometry,
         product=draft.info,

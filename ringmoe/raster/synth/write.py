@@ -1,6 +1,7 @@
 """A folder of synthetic scenes: written file by file, reused when it is the same, refused when it is not."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def write_scenes(out: Path, settings: SynthSettings) -> Iterator[WrittenScene]:
         ConfigError: ``out`` holds something else, or scenes of other settings.
         SceneError: A file cannot be written, for example because the disk is full.
     """
-    _claim(out, settings)
+    claim_folder(out, _record(settings), _readme(settings))
     for number in range(settings.scenes):
         scene = Scene(settings.seed, number, settings.size)
         folder = out / scene.name
@@ -90,8 +91,18 @@ def write_scenes(out: Path, settings: SynthSettings) -> Iterator[WrittenScene]:
         yield WrittenScene(folder, len(SCENE_FILES), num_bytes, reused)
 
 
-def _claim(out: Path, settings: SynthSettings) -> None:
-    """Makes the folder and says in it what it is, or finds that it says the same already."""
+def claim_folder(out: Path, record: dict[str, object], readme: str) -> None:
+    """Makes the folder and says in it what it is, or finds that it says the same already.
+
+    Args:
+        out: The folder.
+        record: What its content is a pure function of.
+        readme: What lies in it, for whoever finds it.
+
+    Raises:
+        ConfigError: ``out`` holds something else, or scenes of other settings.
+        SceneError: A file cannot be written.
+    """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the synthetic scenes")
     marker = out / _SETTINGS
@@ -100,11 +111,11 @@ def _claim(out: Path, settings: SynthSettings) -> None:
             found = json.loads(marker.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(f"{marker} is not JSON ({error}); remove the folder or choose another one") from error
-        if found != _record(settings):
+        if found != record:
             differing = [
-                f"{name} {found.get(name)} there, {value} asked for"
-                for name, value in _record(settings).items()
-                if found.get(name) != value
+                f"{name} {found.get(name)} there, {record.get(name)} asked for"
+                for name in sorted(found.keys() | record.keys())
+                if found.get(name) != record.get(name)
             ]
             raise ConfigError(
                 f"{out} holds synthetic scenes of other settings ({'; '.join(differing)}). Choose another folder, "
@@ -115,11 +126,11 @@ def _claim(out: Path, settings: SynthSettings) -> None:
             f"{out} is not empty and was not made by ringmoe synth (it has no {_SETTINGS}). Choose an empty folder"
         )
     else:
-        write_whole(marker, (json.dumps(_record(settings), indent=1) + "\n").encode())
-    for left in [path for path in out.rglob(".*") if _is_partial(path)]:
-        left.unlink()  # of a call that was killed
+        write_whole(marker, (json.dumps(record, indent=1) + "\n").encode())
+    for left in [path for path in out.rglob(".*") if _is_partial(path)]:  # of a call that was killed
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     if not (out / "README.txt").is_file():
-        write_whole(out / "README.txt", _readme(settings).encode())
+        write_whole(out / "README.txt", readme.encode())
 
 
 def _is_partial(path: Path) -> bool:
