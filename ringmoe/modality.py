@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from ringmoe.config import from_dict
+from ringmoe.config import from_dict, read_yaml
 from ringmoe.errors import ConfigError
 
 Target = Literal["pixels", "power"]
+_DTYPES = ("uint8", "int8", "uint16", "int16", "float32", "complex64", "complex_int16")  # statistics are kept of these
 Unit = Literal["dn", "reflectance", "amplitude", "sigma0", "db", "complex"]
 
 
@@ -56,6 +55,8 @@ class ModalitySpec:
             raise ConfigError(
                 f"modality key {self.key!r} must be letters, digits and underscores: it names files and experts"
             )
+        if unknown := [dtype for dtype in self.dtypes if dtype not in _DTYPES]:
+            raise ConfigError(f"modality {self.key!r}: types {', '.join(unknown)}; there may be {', '.join(_DTYPES)}")
         if len(self.wavelengths_nm) != len(self.bands):
             raise ConfigError(
                 f"modality {self.key!r}: {len(self.bands)} bands but {len(self.wavelengths_nm)} wavelength ranges"
@@ -140,7 +141,7 @@ def load(path: Path) -> tuple[ModalitySpec, ...]:
     Raises:
         ConfigError: The file is not such a list, or a spec contradicts itself or a registered one.
     """
-    entries: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = read_yaml(path)
     if not isinstance(entries, Iterable) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(
             f"{path}: expected a list of modalities, each a mapping with key, title, bands, dtypes, units and "

@@ -1,5 +1,6 @@
 """What all command lines share: one console, and errors that are written for people."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ def guarded(main: Callable[[], None]) -> int:
     Returns:
         0 when it went well, 2 for an error that the user can mend, 130 when interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what a terminal, or no text at all, can
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except RingMoEError as error:

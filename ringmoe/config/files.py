@@ -2,11 +2,13 @@
 
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -14,6 +16,9 @@ import yaml
 from ringmoe.errors import ConfigError
 
 T = TypeVar("T")
+
+_brief = Repr()  # a value in a message, cut short: aliases in a small YAML file may stand for billions of entries
+_brief.maxlevel, _brief.maxstring, _brief.maxother = 2, 100, 100
 
 # kept, because a manifest holds tens of thousands of records of few types
 _hints: Callable[[Any], dict[str, Any]] = lru_cache(typing.get_type_hints)
@@ -60,13 +65,37 @@ def load_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, is not YAML, or is not a mapping.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
     return values
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values of a YAML file.
+
+    Raises:
+        ConfigError: The file cannot be read, is not YAML, or says something twice.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainValues)
+    except RecursionError as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: its brackets nest too deep") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+
+
+class _PlainValues(yaml.SafeLoader):
+    """YAML's safe loader, which makes plain values only, but a key that stands twice is an error: one would be lost."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and counts[key.value] > 1:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands there twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep=deep)
 
 
 def to_yaml(value: Any) -> str:
@@ -83,18 +112,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(arguments, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(f"{where} is {value!r}; it may be {', '.join(repr(a) for a in arguments)}")
+            raise ConfigError(f"{where} is {_brief.repr(value)}; it may be {', '.join(repr(a) for a in arguments)}")
         return value
     if origin is tuple:
         return _convert_tuple(arguments, value, where)
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} is {value!r}; expected a mapping")
+            raise ConfigError(f"{where} is {_brief.repr(value)}; expected a mapping")
         return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise ConfigError(
-                f"{where} is {value!r}; expected a mapping with {', '.join(f.name for f in fields(hint))}"
+                f"{where} is {_brief.repr(value)}; expected a mapping with {', '.join(f.name for f in fields(hint))}"
             )
         return from_dict(hint, value, where=where)
     return _convert_plain(hint, value, where)
@@ -111,12 +140,12 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             return _convert(argument, value, where)
         except ConfigError as error:
             errors.append(str(error))
-    raise ConfigError("; or ".join(errors) or f"{where} is {value!r}; expected null")
+    raise ConfigError("; or ".join(errors) or f"{where} is {_brief.repr(value)}; expected null")
 
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where} is {value!r}; expected a list")
+        raise ConfigError(f"{where} is {_brief.repr(value)}; expected a list")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         if is_dataclass(arguments[0]) and isinstance(arguments[0], type):
             return _convert_records(arguments[0], value, where)
@@ -155,4 +184,6 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {getattr(hint, '__name__', hint)}")
+    raise ConfigError(
+        f"{where} is {_brief.repr(value)} ({type(value).__name__}); expected {getattr(hint, '__name__', hint)}"
+    )

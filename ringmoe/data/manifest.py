@@ -4,6 +4,7 @@ It is written last, so a folder with a manifest is whole. Nothing in it depends 
 the time: the same scenes and settings give the same bytes.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ import numpy as np
 from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.codec import Codec
+from ringmoe.data.consistency import faults_of
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.examples import DroppedTile
 from ringmoe.data.inputs import Group, InputStatistics
@@ -215,6 +217,8 @@ class Manifest:
         """
         path = root / MANIFEST
         try:
+            if path.exists() and not path.is_file():
+                raise OSError(errno.EINVAL, "it is no regular file")
             text = path.read_bytes()
         except FileNotFoundError as error:
             raise ShardError(_no_manifest(root)) from error
@@ -251,8 +255,17 @@ class Manifest:
         Raises:
             ShardError: The file is missing or damaged.
         """
-        states = json.loads(self._read(self.modalities[modality].statistics))
-        return [Statistics.from_dict(state) for state in states]
+        entry = self.modalities[modality]
+        path, content = self.root / entry.statistics.name, self._read(entry.statistics)
+        try:
+            states = [Statistics.from_dict(state) for state in json.loads(content)]
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ShardError(f"{path} holds no statistics ({error!r}). {_REPAIR}") from error
+        if len(states) != len(entry.groups):
+            raise ShardError(
+                f"{path} holds statistics of {len(states)} groups, but the manifest has {len(entry.groups)}. {_REPAIR}"
+            )
+        return states
 
     def load_array(self, entry: FileEntry, length: int) -> Pixels:
         """A whole array of the folder: footprints, or pictures of dropped windows.
@@ -285,10 +298,11 @@ class Manifest:
             ShardError: The file is missing, damaged or does not fit the manifest.
         """
         entry = self.modalities[modality].splits[split]
+        self.check_sizes([entry.index])
         path = self.root / entry.index.name
         try:
             index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, OverflowError) as error:
             raise ShardError(f"{path}: the member index cannot be read: {error}. {_REPAIR}") from error
         if index.dtype != INDEX_DTYPE or index.shape != (entry.num_samples,):
             raise ShardError(
@@ -347,7 +361,8 @@ class Manifest:
         """
         path = self.root / entry.name
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # a named pipe in place of the file would be waited for without end otherwise
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise ShardError(f"{path} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
         if (size := os.fstat(descriptor).st_size) != entry.bytes:
@@ -360,17 +375,19 @@ class Manifest:
         for entry in self.all_files:
             path = self.root / entry.name
             try:
-                size, sha256 = path.stat().st_size, file_sha256(path)
+                size = path.stat().st_size
+                if size != entry.bytes:
+                    yield entry, f"has {size:,} bytes, not {entry.bytes:,}"
+                else:
+                    same = file_sha256(path) == entry.sha256
+                    yield entry, None if same else "has another checksum: its content changed"
             except OSError as error:
                 yield entry, f"cannot be read: {error.strerror}"
-                continue
-            if size != entry.bytes:
-                yield entry, f"has {size:,} bytes, not {entry.bytes:,}"
-            else:
-                yield entry, None if sha256 == entry.sha256 else "has another checksum: its content changed"
 
     def _check(self) -> None:
         """Compares what is said twice, with each other and with the registry."""
+        if not self.modalities:
+            raise ShardError(f"{self.root / MANIFEST} is damaged: it holds no modality. {_REPAIR}")
         for key, entry in self.modalities.items():
             known = {spec.key: spec for spec in registry.known()}.get(key, entry.spec)
             if known.channels != entry.spec.channels:
@@ -385,6 +402,8 @@ class Manifest:
                 )
             if any(tile.scene >= len(entry.scenes) for tile in entry.examples.tiles):
                 raise ShardError(f"{self.root / MANIFEST} is damaged: an example of {key} is of no scene. {_REPAIR}")
+            for fault in faults_of(key, entry):
+                raise ShardError(f"{self.root / MANIFEST} is damaged: modality {key!r}: {fault}. {_REPAIR}")
             expected = [statistics_name(key), footprints_name(key), examples_name(key)]
             for split, samples in entry.splits.items():
                 expected += [shard_name(key, split, number) for number in range(len(samples.shards))]
@@ -411,7 +430,9 @@ def _no_manifest(root: Path) -> str:
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     """The JSON of a manifest of this version."""
     try:
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ShardError(f"{path} is damaged: its brackets nest too deep. {_REPAIR}") from error
     except ValueError as error:
         raise ShardError(f"{path} is damaged: {error}. {_REPAIR}") from error
     values = values if isinstance(values, dict) else {}
@@ -421,6 +442,11 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
             "that made them"
         )
     return values
+
+
+def _no_number(word: str) -> float:
+    """Refuses what Python's JSON takes for a number and JSON does not (NaN, Infinity)."""
+    raise ValueError(f"it holds {word}, which is no number")
 
 
 def file_sha256(path: Path) -> str:

@@ -167,6 +167,7 @@ class TileReader:
         self.shard_sizes = tuple(shard.samples for _, shard in self._shards)
         self.num_samples = sum(self.shard_sizes)
         self._shard_ends = np.cumsum(self.shard_sizes)
+        self._shard_bytes = np.array([shard.bytes for _, shard in self._shards], dtype=np.uint64)
         self._folder_ends = np.cumsum([len(folder.index) for folder in self._folders])
         self._files = OpenFiles(self._open_shard)
         self._memory = ReusedMemory()
@@ -242,6 +243,7 @@ class TileReader:
         pixels_BCHW = self._memory.array((len(names), self.statistics.spec.num_channels, side, side), dtype)
         offsets, lengths, checksums = (names.rows_N[field].tolist() for field in ("offset", "length", "xxh3"))
         _check_lengths(lengths, pixels_BCHW.nbytes // max(len(names), 1), codec, names)
+        self._check_offsets(names)
         stored = pixels_BCHW if codec == "raw" else self._memory.array((sum(lengths),), "uint8")
         bytes_M = stored.reshape(-1).view(np.uint8).data
         targets = [bytes_M[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
@@ -253,6 +255,16 @@ class TileReader:
                 if codec != "raw":
                     _decode(targets[run], codec, pixels_BCHW[run], names[run])
         return pixels_BCHW
+
+    def _check_offsets(self, names: SampleNames) -> None:
+        """Checks that tiles lie within their shards: the index may say any number of 64 bits, and files end before."""
+        beyond_B = names.rows_N["offset"] > self._shard_bytes[names.shards_N]
+        if beyond_B.any():
+            i = int(beyond_B.argmax())
+            raise ShardError(
+                f"{names[i]}: the index says that it lies at byte {names.rows_N['offset'][i]}, but the shard has "
+                f"{self._shard_bytes[names.shards_N[i]]} bytes. {REMEDY}"
+            )
 
 
 def _check_lengths(lengths: Sequence[int], num_bytes: int, codec: Codec, names: Sequence[str]) -> None:

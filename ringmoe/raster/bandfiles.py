@@ -48,10 +48,11 @@ class BandFiles:
             try:
                 self._read_file(dataset, members, rows, out_CHW)
             except source.ERRORS as error:
+                why = source.reason(error, self._scene.path / file)
                 with naming(file):
                     raise UnusableError(
                         "unreadable",
-                        f"rows {rows.start} to {rows.stop - 1} cannot be read ({source.reason(error)}). The file is "
+                        f"rows {rows.start} to {rows.stop - 1} cannot be read ({why}). The file is "
                         "cut off or damaged: copy it again from its source, or leave it out",
                     ) from error
 

@@ -19,10 +19,12 @@ scene's name speaks for it; what it leaves out is taken from the file itself. Ex
         member: before
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from ringmoe import modality as registry
@@ -68,11 +70,18 @@ class Declaration:
         """Checks the fields against the modality.
 
         Raises:
-            ConfigError: Unknown modality, band or unit; bands that are missing or there twice; no name of a member.
+            ConfigError: Unknown modality, band or unit; bands that are missing or there twice; a time or distance that
+                is none; no name of a member.
         """
         if self.member is not None and not _MEMBER.fullmatch(self.member):
             raise ConfigError(
                 f"{self._where}: member {self.member!r} names files: it must be lower-case letters, digits, - and _"
+            )
+        if self.gsd is not None and not (math.isfinite(self.gsd) and self.gsd > 0):
+            raise ConfigError(f"{self._where}: gsd is {self.gsd}; expected a distance in metres above zero")
+        if self.acquired is not None and not _is_time(self.acquired):
+            raise ConfigError(
+                f"{self._where}: acquired is {self.acquired!r}; expected an ISO 8601 time such as 2021-05-06T10:30:00Z"
             )
         if self.modality is None:
             if self.bands is not None or self.absent:
@@ -118,6 +127,14 @@ class Declaration:
         if isinstance(self.bands, Mapping):
             return list(self.bands.items())
         return [(name, number) for number, name in enumerate(self.bands or (), start=1) if name is not None]
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ The format is known by the first bytes, never by the name, and names the one GDA
 that can point to other files or hosts (VRT and its kin) are not among them.
 """
 
+import os
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from ringmoe.raster.scene import UnusableError
 
@@ -33,9 +36,10 @@ _PNG_END = b"IEND\xae\x42\x60\x82"
 _TAIL = 4096  # bytes at the end of a PNG among which its last chunk must be: some writers append comments
 
 _WIDTH, _HEIGHT, _SAMPLES, _PLANAR = 256, 257, 277, 284
-_STRIP_OFFSETS, _ROWS_PER_STRIP = 273, 278
-_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 322, 323, 324
-_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_BYTES = 273, 278, 279
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
+_NODATA = 42113
+_TIFF_INTEGERS = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 _SEPARATE_PLANES = 2
 
 
@@ -43,15 +47,16 @@ def driver_of(path: Path) -> str | None:
     """The GDAL driver for a file, or None for a file that is no raster (a sidecar: text, JSON, XML, ...).
 
     Raises:
-        UnusableError: It is or calls itself a raster, but cannot be read as one.
+        UnusableError: It is or calls itself a raster, but cannot be read as one; or a folder that cannot be listed.
     """
     suffix = path.suffix.lower()
     try:
         if not path.is_file():
-            raise OSError("it is not a regular file")
+            raise OSError("its link leads nowhere" if not path.exists() else "it is not a regular file")
         with path.open("rb") as file:
             start = file.read(max(map(len, DRIVERS)))
     except OSError as error:
+        _check_listed(path)
         if suffix not in _READ_SUFFIXES:
             return None
         raise UnusableError("unreadable", f"it cannot be opened ({error.strerror or error}); check the file") from error
@@ -83,6 +88,18 @@ def check(path: Path, driver: str) -> None:
         raise UnusableError("unreadable", f"it cannot be read ({error.strerror or error})") from error
 
 
+def _check_listed(path: Path) -> None:
+    """A folder stands where files do only if it could not be listed: what it holds must not be lost in silence."""
+    try:
+        if path.is_dir():
+            os.listdir(path)
+    except OSError as error:
+        raise UnusableError(
+            "unreadable",
+            f"this folder cannot be listed ({error.strerror}): nothing in it is used. Give access to it",
+        ) from error
+
+
 def _check_png(file: BinaryIO) -> None:
     size = file.seek(0, 2)
     file.seek(max(size - _TAIL, 0))
@@ -91,25 +108,33 @@ def _check_png(file: BinaryIO) -> None:
 
 
 def _check_tiff(file: BinaryIO) -> None:
-    """Compares the number of blocks that the first directory lists with what its dimensions need."""
+    """Compares the blocks that the first directory lists with what its dimensions need."""
     try:
-        tags = _first_directory(file)
-        height, width = tags[_HEIGHT][1], tags[_WIDTH][1]
-        if _TILE_WIDTH in tags:
-            down, across = _blocks(height, tags[_TILE_HEIGHT][1]), _blocks(width, tags[_TILE_WIDTH][1])
+        tags = _Directory(file)
+        height, width = tags.first(_HEIGHT), tags.first(_WIDTH)
+        if tags.has(_TILE_WIDTH):
+            down, across = _blocks(height, tags.first(_TILE_HEIGHT)), _blocks(width, tags.first(_TILE_WIDTH))
         else:
-            down, across = _blocks(height, tags.get(_ROWS_PER_STRIP, (1, height))[1]), 1
+            down, across = _blocks(height, tags.first(_ROWS_PER_STRIP, height)), 1
+        planes = tags.first(_SAMPLES, 1) if tags.first(_PLANAR, 1) == _SEPARATE_PLANES else 1
+        needed, listed = down * across * planes, max(tags.count(_TILE_OFFSETS), tags.count(_STRIP_OFFSETS))
+        sizes = tags.values(_TILE_BYTES if tags.has(_TILE_BYTES) else _STRIP_BYTES, needed)
+        empty = 0 if tags.has(_NODATA) else np.count_nonzero(sizes == 0)
     except (struct.error, KeyError, ZeroDivisionError) as error:
         raise UnusableError(
             "unreadable", "its TIFF header is damaged or cut off. Copy it again from its source"
         ) from error
-    planes = tags.get(_SAMPLES, (1, 1))[1] if tags.get(_PLANAR, (1, 1))[1] == _SEPARATE_PLANES else 1
-    listed = tags.get(_TILE_OFFSETS, tags.get(_STRIP_OFFSETS, (0, 0)))[0]
-    if listed < down * across * planes:
+    if listed < needed:
         raise UnusableError(
             "unreadable",
-            f"its header promises {height} x {width} pixels in {down * across * planes} blocks but lists {listed}: "
+            f"its header promises {height} x {width} pixels in {needed} blocks but lists {listed}: "
             "the header is damaged or no data was ever written. Copy or export it again",
+        )
+    if empty:
+        raise UnusableError(
+            "unreadable",
+            f"{empty} of its {needed} blocks were never written, and no no-data value says what they stand for. Copy "
+            "or export it again; if they are empty on purpose, set the file's no-data value (gdal_edit.py -a_nodata 0)",
         )
 
 
@@ -117,21 +142,71 @@ def _blocks(length: int, block: int) -> int:
     return -(-length // block)
 
 
-def _first_directory(file: BinaryIO) -> dict[int, tuple[int, int]]:
-    """Number of values and first value of each integer tag; the value is an offset where it does not fit in place."""
-    order = "<" if file.read(2) == b"II" else ">"
+class _Directory:
+    """The tags of a TIFF's first directory that hold whole numbers."""
 
-    def read(code: str) -> tuple[int, ...]:
-        return struct.unpack(order + code, file.read(struct.calcsize(order + code)))
+    def __init__(self, file: BinaryIO) -> None:
+        """Notes where the values of each tag lie.
 
-    big = read("H") == (43,)
-    if big:
-        read("HH")
-    file.seek(read("Q" if big else "I")[0])
-    tags = {}
-    for _ in range(read("Q" if big else "H")[0]):
-        tag, kind, count = read("HHQ" if big else "HHI")
-        value = file.read(8 if big else 4)
-        if kind in _TIFF_INTEGERS:
-            tags[tag] = count, struct.unpack_from(order + _TIFF_INTEGERS[kind], value)[0]
-    return tags
+        Raises:
+            struct.error: It is cut off.
+        """
+        self._file, self._size = file, file.seek(0, 2)
+        self._seek(0)
+        self._order = "<" if file.read(2) == b"II" else ">"
+        self._places: dict[int, tuple[str, int, int]] = {}
+        self._others: set[int] = set()
+        big = self._unpack("H") == (43,)
+        if big:
+            self._unpack("HH")
+        entry, inline = ("HHQ", 8) if big else ("HHI", 4)
+        self._seek(self._unpack("Q" if big else "I")[0])
+        for _ in range(self._unpack("Q" if big else "H")[0]):
+            tag, kind, count = self._unpack(entry)
+            start, value = file.tell(), self._unpack("Q" if big else "I")[0]
+            if kind in _TIFF_INTEGERS:
+                code = self._order + _TIFF_INTEGERS[kind]
+                self._places[tag] = code, count, start if np.dtype(code).itemsize * count <= inline else value
+            else:
+                self._others.add(tag)
+
+    def has(self, tag: int) -> bool:
+        """Whether the tag is there."""
+        return tag in self._places or tag in self._others
+
+    def count(self, tag: int) -> int:
+        """How many values it has; 0 where it is missing."""
+        return self._places[tag][1] if tag in self._places else 0
+
+    def first(self, tag: int, default: int | None = None) -> int:
+        """Its first value.
+
+        Raises:
+            KeyError: It is missing and has no default.
+            struct.error: It is cut off.
+        """
+        if not self.count(tag):
+            if default is None:
+                raise KeyError(tag)
+            return default
+        return int(self.values(tag, 1)[0])
+
+    def values(self, tag: int, num: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """Its first ``num`` values, or all if it has fewer; none where it is missing.
+
+        Raises:
+            struct.error: It is cut off.
+        """
+        code, count, start = self._places.get(tag, ("u1", 0, 0))
+        num_bytes = min(num, count) * np.dtype(code).itemsize
+        self._seek(start, num_bytes)
+        return np.frombuffer(self._file.read(num_bytes), code)
+
+    def _seek(self, start: int, num_bytes: int = 0) -> None:
+        if start + num_bytes > self._size:
+            raise struct.error("beyond the end of the file")
+        self._file.seek(start)
+
+    def _unpack(self, code: str) -> tuple[int, ...]:
+        code = self._order + code
+        return struct.unpack(code, self._file.read(struct.calcsize(code)))

@@ -1,6 +1,7 @@
 """Metadata files of products, read without trust: bounded in size, no document types, no entities, no paths outward."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def inside(root: Path, name: str, where: Path) -> str:
     """
     plain = PurePosixPath(name.strip())
     escapes = plain.is_absolute() or ".." in plain.parts or "\\" in name or "\0" in name
-    if escapes or not (root / plain).resolve().is_relative_to(root.resolve()):
+    if escapes or not Path(os.path.realpath(root / plain)).is_relative_to(os.path.realpath(root)):
         raise UnusableError(
             "conflict", f"{where.name} names the file {name!r}, which is outside of the product's folder"
         )

@@ -9,7 +9,8 @@ nothing is passed over in silence. In a folder
 * any other file that begins like a GeoTIFF, JPEG, PNG or JPEG 2000 becomes a scene or a refusal,
 * a file that is named like a raster but does not begin like one is a refusal,
 * a product that is still packed (a ``.zip`` of Sentinel, a ``.tar`` of Landsat) is a refusal,
-* any other file (sidecars: .json, .txt, .xml, .md, ...) and any hidden one is listed as ignored.
+* a folder that cannot be listed is a refusal,
+* any other file (sidecars: .json, .txt, .xml, .md, overviews .tif.ovr, ...) and any hidden one is listed as ignored.
 
 A file that is named itself must be usable: what would be a refusal in a folder is an error there.
 """
@@ -39,6 +40,7 @@ from ringmoe.raster.walk import base_of, walk
 _ROLE, _MODALITY, _UNITS = "RINGMOE_ROLE", "RINGMOE_MODALITY", "RINGMOE_UNITS"
 _SENSOR, _ACQUIRED = "SENSOR", "ACQUIRED"
 
+_BESIDE = frozenset({".ovr", ".msk"})
 _NUM_LISTED = 10
 
 
@@ -116,7 +118,7 @@ def survey(
     for file in others:
         with finds.refusing(file.path, file.explicit):
             refuse_packed(file.path)
-            if file.explicit or (not file.path.name.startswith(".") and headers.driver_of(file.path)):
+            if file.explicit or not (_is_beside(file.path) or headers.driver_of(file.path) is None):
                 finds.add([_examine(file.path, file.name, known.of(file.name), modality, tile)], file.explicit)
             else:
                 finds.ignored.append(file.path)
@@ -127,6 +129,11 @@ def survey(
         base_of(paths),
         frozenset(finds.named),
     )
+
+
+def _is_beside(path: Path) -> bool:
+    """Whether a file is hidden, or only goes with another: overviews and masks are GeoTIFFs themselves."""
+    return path.name.startswith(".") or (path.suffix.lower() in _BESIDE and path.with_suffix("").is_file())
 
 
 class _Finds:

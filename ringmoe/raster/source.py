@@ -53,12 +53,20 @@ def open_raster(path: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             # an absolute path: names that begin otherwise ("GTIFF_DIR:1:") may have a meaning of their own to GDAL
             dataset = rasterio.open(path.absolute(), driver=driver, sharing=False)
+    except UnicodeEncodeError as error:
+        raise UnusableError(
+            "unreadable", "the bytes of its name are no UTF-8, which GDAL expects; rename it"
+        ) from error
     except ERRORS as error:
-        raise UnusableError("unreadable", f"it cannot be opened: {reason(error)}") from error
+        raise UnusableError(
+            "unreadable", f"it cannot be opened: {reason(error, path)}. Copy or export it again from its source"
+        ) from error
     try:
         yield dataset
     except ERRORS as error:
-        raise UnusableError("unreadable", f"it is damaged: {reason(error)}. Copy it again from its source") from error
+        raise UnusableError(
+            "unreadable", f"it is damaged: {reason(error, path)}. Copy it again from its source"
+        ) from error
     finally:
         dataset.close()
 
@@ -97,9 +105,12 @@ def sample(dataset: Any, index: int, size: int = 256) -> Pixels:
         return pixels
 
 
-def reason(error: Exception) -> str:
-    """What GDAL said; rasterio itself often only points there."""
-    return str(error.__cause__ or error)
+def reason(error: Exception, path: Path) -> str:
+    """What GDAL said of a file, without its folder: rasterio itself often only points there.
+
+    Messages stand in manifests, and these do not depend on where the scenes lie.
+    """
+    return str(error.__cause__ or error).replace(f"{path.absolute().parent}/", "")
 
 
 def is_synthetic(dataset: Any) -> bool:
@@ -112,10 +123,15 @@ def geolocation(dataset: Any) -> tuple[str | None, Transform | None, float | Non
 
     A scene that is only tied down by ground control points has no affine transform: just the sampling distance is
     taken from them here; ``control_points`` gives the points themselves.
+
+    Raises:
+        UnusableError: The transform holds a NaN or an infinity.
     """
     crs = dataset.crs.to_string() if dataset.crs else None
     affine = None if dataset.transform.is_identity else dataset.transform
     transform: Transform | None = tuple(affine)[:6] if affine is not None else None
+    if transform is not None and not all(map(math.isfinite, transform)):
+        raise _nowhere(f"its transform is {transform}")
     points, points_crs = dataset.gcps
     if affine is None and points and points_crs:
         return crs, transform, _sampling_distance(dataset, points_crs, from_gcps(points))
@@ -129,12 +145,18 @@ def control_points(dataset: Any) -> tuple[ControlPoint, ...]:
 
     They are what places a raw image on the ground: it has no affine transform. Where there are rational polynomial
     coefficients instead, a grid of points follows from them, on ground of the height that they are centred on.
+
+    Raises:
+        UnusableError: A point holds a NaN or an infinity.
     """
     points, crs = dataset.gcps
     if not points:
         return _rational_points(dataset)
     if crs is None:
         return ()
+    for point in points:
+        if not all(map(math.isfinite, (point.row, point.col, point.x, point.y))):
+            raise _nowhere(f"a control point is row {point.row}, column {point.col}, x {point.x}, y {point.y}")
     try:
         with rasterio.Env(**_GDAL):
             lons, lats = reproject(crs, "EPSG:4326", [point.x for point in points], [point.y for point in points])[:2]
@@ -164,6 +186,10 @@ def _rational_points(dataset: Any) -> tuple[ControlPoint, ...]:
     if not np.isfinite(places).all() or (np.abs(places[1]) > 90).any():
         return ()
     return tuple(zip(rows, cols, *places.tolist(), strict=True))
+
+
+def _nowhere(what: str) -> UnusableError:
+    return UnusableError("unreadable", f"{what}: the header is damaged. Copy or export it again from its source")
 
 
 def _sampling_distance(dataset: Any, crs: Any, affine: Any) -> float | None:

@@ -10,7 +10,7 @@ from ringmoe.errors import SceneError
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file.
+    """A file, or a folder that cannot be listed.
 
     Attributes:
         path: Where it is, absolute.
@@ -36,26 +36,31 @@ def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
     """
     for path in paths:
         if not path.exists():
-            raise SceneError(f"{path} does not exist; name a scene or a folder of scenes")
+            fault = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+            raise SceneError(f"{path} {fault}; name a scene or a folder of scenes")
     absolute = [Path(os.path.abspath(path)) for path in paths]
     base = base_of(paths)
     named = [path for path in absolute if not path.is_dir()]
     found = sorted(file for path in absolute if path.is_dir() for file in _files(path))
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for file, explicit in [(file, True) for file in named] + [(file, False) for file in found]:
-        real = file.resolve()
+        real = os.path.realpath(file)  # unlike Path.resolve it has no objection to a link to itself
         if real not in seen:
             seen.add(real)
             yield FoundFile(file, file.relative_to(base).as_posix(), explicit)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder; linked folders are followed, each once."""
-    seen: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = Path(parent).resolve()
+    """All files below a folder, and folders that cannot be listed; linked folders are followed, each once."""
+    seen: set[str] = set()
+    closed: list[Path] = []
+    for parent, folders, files in os.walk(
+        folder, followlinks=True, onerror=lambda error: closed.append(Path(error.filename))
+    ):
+        real = os.path.realpath(parent)
         if real in seen:
             folders.clear()  # a link that leads back
             continue
         seen.add(real)
         yield from (Path(parent, file) for file in files)
+    yield from closed

@@ -201,7 +201,8 @@ def _grid_of(name: str, dataset: Any) -> Grid:
         return Grid.of(dataset)
     except source.ERRORS as error:
         raise UnusableError(
-            "unreadable", f"{name}: its header is damaged: {source.reason(error)}. Fetch the product again"
+            "unreadable",
+            f"{name}: its header is damaged: {source.reason(error, Path(dataset.name))}. Fetch the product again",
         ) from error
 
 
