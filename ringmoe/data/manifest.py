@@ -6,9 +6,8 @@ the time: the same scenes and settings give the same bytes.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -21,26 +20,13 @@ from ringmoe.data.codec import Codec
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.inputs import Group, InputStatistics
 from ringmoe.data.layout import BUILDING, FORMAT, INDEX_DTYPE, MANIFEST, Split, index_name, shard_name, statistics_name
+from ringmoe.data.storage import REPAIR, Folder, LocalFolder, Location, RemoteConfig, folder_at
+from ringmoe.data.storage import FileEntry as FileEntry
 from ringmoe.errors import ConfigError, ShardError
 from ringmoe.modality import ModalitySpec
 from ringmoe.raster.statistics import Statistics
 
 Index = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileEntry:
-    """A file of the folder.
-
-    Attributes:
-        name: Path relative to the folder.
-        bytes: Size.
-        sha256: Checksum.
-    """
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +150,7 @@ class Manifest:
         modalities: Everything of each modality.
         refused: Files that were not used as scenes.
         quarantined: Scenes that broke while they were read: no tile of theirs is in any shard.
-        root: The folder; not stored.
+        folder: Where it lies; not stored.
         fingerprint: Checksum of the stored manifest; not stored. It stands for all bytes of all shards.
     """
 
@@ -173,40 +159,56 @@ class Manifest:
     modalities: dict[str, ModalityEntry]
     refused: tuple[RefusedFile, ...]
     quarantined: tuple[RefusedFile, ...]
-    root: Path = field(default=Path(), compare=False)
+    folder: Folder = field(default=LocalFolder(Path()), compare=False)
     fingerprint: str = field(default="", compare=False)
 
     @classmethod
-    def open(cls, root: Path) -> "Manifest":
+    def open(cls, root: Location, remote: RemoteConfig | None = None) -> "Manifest":
         """Reads and checks the manifest of a folder.
 
+        Args:
+            root: A folder on this machine, or a URL.
+            remote: How a URL is read.
+
         Raises:
+            ConfigError: The URL is of a kind that cannot be read here.
             ShardError: There is none, it is damaged or of another version, or a modality is registered differently.
         """
-        path = root / MANIFEST
+        folder = folder_at(root, remote)
+        where = folder.where(MANIFEST)
         try:
-            text = path.read_bytes()
+            text = folder.read(MANIFEST)
         except FileNotFoundError as error:
-            raise ShardError(_no_manifest(root)) from error
+            raise ShardError(_no_manifest(Path(root))) from error
         except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}") from error
-        values = _parse(text, path)
+            raise ShardError(f"{where} cannot be read: {error.strerror}") from error
+        values = _parse(text, where)
         if (is_grouped := "grouped" in values) != ("grouped" in cls.__dataclass_fields__):
             there, wanted = ("groups of tiles", "single tiles") if is_grouped else ("single tiles", "groups of tiles")
-            raise ShardError(f"{root} holds {there}, but {wanted} are to be read from it: see docs/groups.md")
+            raise ShardError(f"{folder} holds {there}, but {wanted} are to be read from it: see docs/groups.md")
         try:
-            manifest = files.from_dict(
-                cls, values | {"root": root, "fingerprint": hashlib.sha256(text).hexdigest()}, where=str(path)
-            )
+            manifest = files.from_dict(cls, values | {"fingerprint": hashlib.sha256(text).hexdigest()}, where=where)
         except ConfigError as error:
             raise ShardError(f"{error}. The manifest is damaged: build the shards again") from error
+        manifest = replace(manifest, folder=folder)
         manifest._check()
         return manifest
+
+    @property
+    def root(self) -> Path:
+        """The folder, which is one of this machine.
+
+        Raises:
+            ShardError: It is not.
+        """
+        if not isinstance(self.folder, LocalFolder):
+            raise ShardError(f"{self.folder} is no folder on this machine")
+        return self.folder.path
 
     def save(self, *, workshop: Path | None = None) -> None:
         """Writes the manifest into its folder, whole or not at all; ``workshop`` as for ``write_file``."""
         values = files.to_dict(self)
-        del values["root"], values["fingerprint"]
+        del values["folder"], values["fingerprint"]
         content = json.dumps(values, indent=1, allow_nan=False).encode()
         write_file(self.root, MANIFEST, content, workshop=workshop)
 
@@ -222,13 +224,13 @@ class Manifest:
             ShardError: The file is missing or damaged.
         """
         entry = self.modalities[modality].statistics
-        path = self.root / entry.name
+        where = self.folder.where(entry.name)
         try:
-            text = path.read_bytes()
+            text = self.folder.read(entry.name)
         except OSError as error:
-            raise ShardError(f"{path} cannot be read: {error.strerror}. {_REPAIR}") from error
+            raise ShardError(f"{where} cannot be read: {error.strerror}. {REPAIR}") from error
         if hashlib.sha256(text).hexdigest() != entry.sha256:
-            raise ShardError(f"{path} is not the file that was written (wrong checksum). {_REPAIR}")
+            raise ShardError(f"{where} is not the file that was written (wrong checksum). {REPAIR}")
         return [Statistics.from_dict(state) for state in json.loads(text)]
 
     def open_index(self, modality: str, split: Split) -> Index:
@@ -238,15 +240,16 @@ class Manifest:
             ShardError: The file is missing, damaged or does not fit the manifest.
         """
         entry = self.modalities[modality].splits[split]
-        path = self.root / entry.index.name
+        path = self.folder.where(entry.index.name)
         try:
-            index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+            with self.folder.on_disk(entry.index) as file:
+                index: Index = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise ShardError(f"{path}: the member index cannot be read: {error}. {_REPAIR}") from error
+            raise ShardError(f"{path}: the member index cannot be read: {error}. {REPAIR}") from error
         if index.dtype != INDEX_DTYPE or index.shape != (entry.num_samples,):
             raise ShardError(
                 f"{path}: the member index has shape {index.shape} and type {index.dtype}, but the manifest counts "
-                f"{entry.num_samples} samples. {_REPAIR}"
+                f"{entry.num_samples} samples. {REPAIR}"
             )
         return index
 
@@ -261,66 +264,25 @@ class Manifest:
         return [file for entry in self.modalities.values() for file in entry.all_files]
 
     def check_sizes(self, entries: Iterable[FileEntry]) -> None:
-        """Looks whether files are there with the size that they were written with; quick.
+        """Looks, where that is quick, whether files are there with the size that they were written with.
 
         Raises:
             ShardError: One is not; the message names it.
         """
-        for entry in entries:
-            path = self.root / entry.name
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise ShardError(f"{path} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
-            if size != entry.bytes:
-                raise ShardError(f"{path} has {size:,} bytes, but was written with {entry.bytes:,}. {_REPAIR}")
+        self.folder.check_sizes(entries)
 
     def check_present(self, modality: str, split: Split) -> None:
-        """Looks whether every shard of a split is there: one listing of its folder, however many there are.
+        """Looks, where that is quick, whether every shard of a split is there.
 
         Raises:
             ShardError: One is missing; the message names it.
         """
-        shards = self.modalities[modality].splits[split].shards
-        folder = (self.root / shards[0].name).parent
-        try:
-            found = set(os.listdir(folder))
-        except OSError as error:
-            raise ShardError(f"{folder} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
-        missing = [shard.name for shard in shards if shard.name.rpartition("/")[2] not in found]
-        if missing:
-            others = f" and {len(missing) - 1} more shards are" if len(missing) > 1 else " is"
-            raise ShardError(f"{self.root / missing[0]}{others} missing. {_REPAIR}")
-
-    def open_file(self, entry: FileEntry) -> int:
-        """A descriptor to read a file from, if it has the size that it was written with.
-
-        Raises:
-            ShardError: It has not, or it cannot be opened; the message names it.
-        """
-        path = self.root / entry.name
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ShardError(f"{path} is missing or cannot be read: {error.strerror}. {_REPAIR}") from error
-        if (size := os.fstat(descriptor).st_size) != entry.bytes:
-            os.close(descriptor)
-            raise ShardError(f"{path} has {size:,} bytes, but was written with {entry.bytes:,}. {_REPAIR}")
-        return descriptor
+        self.folder.check_present(self.modalities[modality].splits[split].shards)
 
     def verify(self) -> Iterator[tuple[FileEntry, str | None]]:
         """Reads every file and compares size and checksum; yields each with what is wrong with it, or None."""
         for entry in self.all_files:
-            path = self.root / entry.name
-            try:
-                size, sha256 = path.stat().st_size, file_sha256(path)
-            except OSError as error:
-                yield entry, f"cannot be read: {error.strerror}"
-                continue
-            if size != entry.bytes:
-                yield entry, f"has {size:,} bytes, not {entry.bytes:,}"
-            else:
-                yield entry, None if sha256 == entry.sha256 else "has another checksum: its content changed"
+            yield entry, self.folder.fault(entry)
 
     def _check(self) -> None:
         """Compares what is said twice, with each other and with the registry."""
@@ -328,13 +290,13 @@ class Manifest:
             known = {spec.key: spec for spec in registry.known()}.get(key, entry.spec)
             if known.channels != entry.spec.channels:
                 raise ShardError(
-                    f"{self.root} was built with other channels of modality {key!r}: {', '.join(entry.spec.channels)}; "
-                    f"now they are {', '.join(known.channels)}"
+                    f"{self.folder} was built with other channels of modality {key!r}: "
+                    f"{', '.join(entry.spec.channels)}; now they are {', '.join(known.channels)}"
                 )
             if entry.candidates != entry.num_kept + sum(entry.dropped.values()):
                 raise ShardError(
-                    f"{self.root / MANIFEST} is damaged: the {entry.candidates} windows of {key} are not the "
-                    f"{entry.num_kept} kept and {sum(entry.dropped.values())} dropped ones. {_REPAIR}"
+                    f"{self.folder.where(MANIFEST)} is damaged: the {entry.candidates} windows of {key} are not the "
+                    f"{entry.num_kept} kept and {sum(entry.dropped.values())} dropped ones. {REPAIR}"
                 )
             expected = [statistics_name(key)]
             for split, samples in entry.splits.items():
@@ -344,11 +306,8 @@ class Manifest:
             if found != expected:
                 wrong = next(pair for pair in zip_longest(found, expected) if pair[0] != pair[1])
                 raise ShardError(
-                    f"{self.root / MANIFEST} is damaged: file {wrong[0]!r} stands where {wrong[1]!r} should"
+                    f"{self.folder.where(MANIFEST)} is damaged: file {wrong[0]!r} stands where {wrong[1]!r} should"
                 )
-
-
-_REPAIR = "Copy the folder again, or build the shards again"
 
 
 def _no_manifest(root: Path) -> str:
@@ -359,12 +318,12 @@ def _no_manifest(root: Path) -> str:
     return f"{root} has no {MANIFEST}: it is no folder made by `ringmoe shards build`"
 
 
-def _parse(text: bytes, path: Path) -> dict[str, Any]:
+def _parse(text: bytes, path: str) -> dict[str, Any]:
     """The JSON of a manifest of this version."""
     try:
         values = json.loads(text)
     except ValueError as error:
-        raise ShardError(f"{path} is damaged: {error}. {_REPAIR}") from error
+        raise ShardError(f"{path} is damaged: {error}. {REPAIR}") from error
     values = values if isinstance(values, dict) else {}
     if (version := values.get("format")) != FORMAT:
         raise ShardError(
@@ -372,12 +331,6 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
             "that made them"
         )
     return values
-
-
-def file_sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_file(root: Path, name: str, content: bytes, *, workshop: Path | None = None) -> FileEntry:

@@ -30,6 +30,7 @@ from ringmoe.data.manifest import (
     write_file,
 )
 from ringmoe.data.plan import Plan
+from ringmoe.data.storage import LocalFolder
 from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_file, statistics_file
 from ringmoe.raster.statistics import Statistics
 
@@ -56,7 +57,7 @@ def publish(
         modalities=modalities,
         refused=plan.refused,
         quarantined=tuple(quarantined),
-        root=root,
+        folder=LocalFolder(root),
     )
     manifest.save(workshop=work)
     return Manifest.open(root)

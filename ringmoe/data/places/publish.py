@@ -30,6 +30,7 @@ from ringmoe.data.places.manifest import (
 from ringmoe.data.places.plan import PlacePlan
 from ringmoe.data.places.unit import PlaceUnit, place_of_account
 from ringmoe.data.publish import publish
+from ringmoe.data.storage import LocalFolder
 from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_file, statistics_file
 from ringmoe.raster.statistics import Statistics
 
@@ -82,7 +83,7 @@ def publish_places(
         modalities={},
         refused=plan.refused,
         quarantined=tuple(quarantined),
-        root=root,
+        folder=LocalFolder(root),
         grouped=grouped,
     )
     manifest.save(workshop=work)

@@ -1,7 +1,6 @@
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from ringmoe import modality as registry
 from ringmoe.data.layout import BUILDING, INDEX_DTYPE
 from ringmoe.data.manifest import FileEntry, Manifest, ModalityEntry, SceneEntry, ShardEntry, SplitEntry
+from ringmoe.data.storage import LocalFolder
 from ringmoe.errors import ShardError
 
 
@@ -150,7 +150,7 @@ def test_forty_thousand_shards_of_four_hundred_million_samples_open_quickly(tmp_
         },
         statistics=replace(file, name="opt/statistics.json"),
     )
-    Manifest(settings={}, modalities={"opt": entry}, refused=(), quarantined=(), root=Path(tmp_path)).save()
+    Manifest(settings={}, modalities={"opt": entry}, refused=(), quarantined=(), folder=LocalFolder(tmp_path)).save()
     (tmp_path / "opt").mkdir()
     with (tmp_path / file.name).open("wb") as index:
         header = {"descr": np.lib.format.dtype_to_descr(INDEX_DTYPE), "fortran_order": False, "shape": (400_000_000,)}
