@@ -34,6 +34,7 @@ FAMILIES = (
     "lossless",
     "whole_loader",
     "order",
+    "remote",
     "tiler",
     "building",
 )

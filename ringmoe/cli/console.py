@@ -2,14 +2,21 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
 from rich.markup import escape
 
+from ringmoe.data.storage import Location, RemoteConfig, remote_folders
 from ringmoe.errors import RingMoEError
 
 console = Console()
+
+
+def print_remote(places: Iterable[Location], remote: RemoteConfig) -> None:
+    """Says what reading from elsewhere has cost, and what had to be repeated; nothing of folders on this machine."""
+    for folder in remote_folders(places, remote):
+        console.print(f"{folder}: {folder.counts}", markup=False, highlight=False, soft_wrap=True)
 
 
 def guarded(main: Callable[[], None]) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +14,10 @@ from rich.table import Table
 from ringmoe.checkpoint.pretrained import load_weights
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
-from ringmoe.cli.console import console
+from ringmoe.cli.console import console, print_remote
 from ringmoe.data.layout import Split
 from ringmoe.data.loader import DataConfig, Loader
+from ringmoe.data.storage import Location, RemoteConfig
 from ringmoe.errors import ConfigError
 from ringmoe.models import build_model, config_from
 from ringmoe.models.ringmoe.model import RingMoE
@@ -32,13 +33,15 @@ class EvaluateConfig(EvaluationConfig):
 
     Attributes:
         checkpoint: Folder of a checkpoint, or of a run, whose newest one is taken.
-        shards: Folders of shards, those of training or others with the same inputs.
+        shards: Folders of shards, those of training or others with the same inputs, or URLs of such.
+        remote: How those are read that are URLs.
         split: Tiles that were kept out of training, or those that trained.
         json: Print machine-readable JSON instead of a table.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
-    shards: tuple[Path, ...]
+    shards: tuple[Location, ...]
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     split: Split = "val"
     json: bool = False
 
@@ -53,7 +56,9 @@ def run(config: EvaluateConfig) -> None:
     """
     reader = open_checkpoint(config.checkpoint)
     model = _load(reader)
-    loader = whole_tiles_loader(DataConfig(shards=config.shards), model.config, split=config.split)
+    loader = whole_tiles_loader(
+        DataConfig(shards=config.shards, remote=config.remote), model.config, split=config.split
+    )
     with closing(loader):
         _check(reader, loader, config.shards)
         results = evaluate(
@@ -63,6 +68,7 @@ def run(config: EvaluateConfig) -> None:
         print(json.dumps({key: asdict(result) | {"ratio": result.ratio} for key, result in results.items()}, indent=2))
     else:
         console.print(_table(results, f"{reader.path}, split {config.split}, {config.masks} masks for each tile"))
+        print_remote(config.shards, config.remote)
 
 
 def _load(reader: CheckpointReader) -> RingMoE:
@@ -73,7 +79,7 @@ def _load(reader: CheckpointReader) -> RingMoE:
     return model
 
 
-def _check(reader: CheckpointReader, loader: Loader, shards: tuple[Path, ...]) -> None:
+def _check(reader: CheckpointReader, loader: Loader, shards: tuple[Location, ...]) -> None:
     folders = ", ".join(map(str, shards))
     check_inputs(reader.config, loader, ours=f"checkpoint {reader.path}", theirs=f"shards {folders}")
 

@@ -30,7 +30,7 @@ def print_places(places: Sequence[Place], left_out: Sequence[LeftOut], tiling: T
 
 def describe_places(manifest: PlaceManifest) -> None:
     """Prints what shards of places hold: places of equal members together, then samples, then what was dropped."""
-    table = Table("members", title=escape(str(manifest.root)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("members", title=escape(str(manifest.folder)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("places", "windows", "dropped", "samples", "tiles"):
         table.add_column(column, justify="right")
     grouped = manifest.grouped

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progres
 from ringmoe.checkpoint.disk import free_bytes, readable_size
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
-from ringmoe.cli.console import console, guarded
+from ringmoe.cli.console import console, guarded, print_remote
 from ringmoe.compress.apply import shapes, source_config
 from ringmoe.compress.calibration import calibrate
 from ringmoe.compress.ep import PruningRule, RuleKind
@@ -23,6 +23,7 @@ from ringmoe.compress.kc import RankRule
 from ringmoe.compress.plan import CompressionPlan, Mode, Options, make_plan
 from ringmoe.compress.save import check, item_bytes, needed_bytes, save
 from ringmoe.compress.tables import ledger_table, merge_table, plan_table
+from ringmoe.data.storage import Location, RemoteConfig
 from ringmoe.errors import ConfigError
 from ringmoe.models import preset
 from ringmoe.models.ringmoe.config import RingMoEConfig
@@ -46,7 +47,8 @@ class PruneConfig:
         percentile: ep, instead of --keep: those at or above this percentile of the frequencies stay.
         threshold: ep, instead of --keep: those used by more than this share of the tokens stay.
         usage: ep: file of usage statistics (default: those that training stored in the checkpoint).
-        shards: ep, instead of --usage: folders of shards on whose tiles the usage is measured.
+        shards: ep, instead of --usage: folders of shards, or their URLs, on whose tiles the usage is measured.
+        remote: How those are read that are URLs.
         calibration_tiles: Tiles of each modality that --shards sends through the model.
         rank: kc: min(d1, d2) / N, or d2 / N as printed in the paper (which is full rank, and the same as ks).
         keep_decoders: Keep the decoders, for continued pre-training and for evaluation by reconstruction.
@@ -63,7 +65,8 @@ class PruneConfig:
     percentile: float | None = None
     threshold: float | None = None
     usage: Path | None = None
-    shards: tuple[Path, ...] = ()
+    shards: tuple[Location, ...] = ()
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     calibration_tiles: int = 256
     rank: RankRule = "small-side"
     keep_decoders: bool = False
@@ -130,13 +133,16 @@ def _usage(config: PruneConfig, reader: CheckpointReader) -> Usage | None:
     if config.shards:
         with Progress(*_COLUMNS, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
             task = progress.add_task("measuring usage, tiles", total=None)
-            return calibrate(
+            usage = calibrate(
                 reader,
                 config.shards,
+                remote=config.remote,
                 modalities=config.modality,
                 num_tiles=config.calibration_tiles,
                 progress=lambda num_tiles: progress.advance(task, num_tiles),
             )
+        print_remote(config.shards, config.remote)
+        return usage
     if config.usage is not None:
         return Usage.load(config.usage)
     if USAGE_FILE in reader.manifest.files:

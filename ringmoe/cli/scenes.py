@@ -15,7 +15,7 @@ from ringmoe.batch import Radiometry
 from ringmoe.cli.console import console
 from ringmoe.cli.places import print_places
 from ringmoe.config import files
-from ringmoe.data.manifest import RefusedFile
+from ringmoe.data.entries import RefusedFile
 from ringmoe.data.plan import refused_files
 from ringmoe.errors import ConfigError
 from ringmoe.raster.declare import Declarations

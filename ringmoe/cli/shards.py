@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +14,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ringmoe.cli.console import console
+from ringmoe.cli.console import console, print_remote
 from ringmoe.cli.places import describe_places
 from ringmoe.cli.progress import BuildBar
 from ringmoe.cli.scenes import SceneOptions, print_files, print_left_alone
 from ringmoe.data.build import BuildReport, Share, ShareReport, build_share
 from ringmoe.data.build import build as build_shards
+from ringmoe.data.entries import GroupEntry
 from ringmoe.data.layout import SPLITS
-from ringmoe.data.manifest import GroupEntry, Manifest
+from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest, open_folder
 from ringmoe.data.plan import BuildConfig
+from ringmoe.data.storage import LocalFolder, Location, RemoteConfig
 from ringmoe.data.team import help_build
 from ringmoe.data.verify import verify_tiles
 from ringmoe.distributed.environment import find_place
@@ -69,10 +71,12 @@ class ShardsFolder:
     """A folder of shards.
 
     Attributes:
-        folder: Made by ``ringmoe shards build``.
+        folder: Made by ``ringmoe shards build``; a URL where it lies elsewhere.
+        remote: How a URL is read.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    folder: Annotated[Location, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
 
 
 def build(config: ShardsBuild) -> None:
@@ -135,7 +139,7 @@ def show(config: ShardsFolder) -> None:
     Raises:
         ShardError: It is no finished folder of shards.
     """
-    _describe(open_folder(config.folder))
+    _describe(open_folder(config.folder, config.remote))
 
 
 def verify(config: ShardsFolder) -> None:
@@ -144,22 +148,25 @@ def verify(config: ShardsFolder) -> None:
     Raises:
         ShardError: A file is missing, its content is not what was written, or index and shards disagree.
     """
-    manifest = open_folder(config.folder)
+    manifest = open_folder(config.folder, config.remote)
     entries = manifest.modalities.values()
     num_files, num_tiles = len(manifest.all_files), sum(entry.num_kept for entry in entries)
     num_shards = sum(len(samples.shards) for entry in entries for samples in entry.splits.values())
     with _progress("files") as progress:
         checked = progress.track(manifest.verify(), total=num_files, description="checking files")
-        wrong = [f"{config.folder / entry.name} {fault}" for entry, fault in checked if fault is not None]
-    with _progress("shards") as progress:
-        tiles = progress.track(verify_tiles(manifest), total=num_shards, description="checking tiles")
-        wrong += [f"{config.folder / name}: {fault}" for name, faults in tiles for fault in faults]
+        wrong = [f"{manifest.folder.where(entry.name)} {fault}" for entry, fault in checked if fault is not None]
+    is_local = isinstance(manifest.folder, LocalFolder)
+    if is_local:  # elsewhere the checksums of the files have to do
+        with _progress("shards") as progress:
+            tiles = progress.track(verify_tiles(manifest), total=num_shards, description="checking tiles")
+            wrong += [f"{manifest.folder.where(name)}: {fault}" for name, faults in tiles for fault in faults]
+    print_remote([config.folder], config.remote)
     if wrong:
         lines = [f"{config.folder} is damaged, {len(wrong)} faults:", *wrong[:_NUM_LISTED]]
         if len(wrong) > _NUM_LISTED:
             lines.append(f"and {len(wrong) - _NUM_LISTED} more")
         raise ShardError("\n  ".join(lines))
-    tiles_too = f", and all {num_tiles:,} tiles are what the index says" if num_tiles else ""
+    tiles_too = f", and all {num_tiles:,} tiles are what the index says" if num_tiles and is_local else ""
     console.print(f"{config.folder}: all {num_files} files are as they were written{tiles_too}", soft_wrap=True)
 
 
@@ -191,7 +198,7 @@ def _describe(manifest: Manifest) -> None:
 
 def _tiles_table(manifest: Manifest) -> Table:
     """Of each modality: scenes, shards, and the account of every window."""
-    table = _table("modality", title=str(manifest.root))
+    table = _table("modality", title=str(manifest.folder))
     for column in ("tile", "scenes", "windows", "dropped", *SPLITS, "shards", "size"):
         table.add_column(column, justify="right")
     for key, entry in manifest.modalities.items():

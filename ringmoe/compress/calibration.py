@@ -1,7 +1,6 @@
 """Calibration: usage statistics of a checkpoint, measured on tiles of shards."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 from ringmoe.batch import Batch
 from ringmoe.checkpoint.pretrained import load_weights
@@ -9,6 +8,7 @@ from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.compress.apply import source_config
 from ringmoe.compress.usage import measure
 from ringmoe.data.loader import DataConfig, Loader
+from ringmoe.data.storage import Location, RemoteConfig
 from ringmoe.errors import CheckpointError, ConfigError
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.moe.usage import Usage
@@ -19,8 +19,9 @@ _TILES_AT_ONCE = 8  # of each modality
 
 def calibrate(
     reader: CheckpointReader,
-    shards: Sequence[Path],
+    shards: Sequence[Location],
     *,
+    remote: RemoteConfig | None = None,
     modalities: Sequence[str] = (),
     num_tiles: int,
     progress: Callable[[int], None] | None = None,
@@ -29,7 +30,8 @@ def calibrate(
 
     Args:
         reader: The checkpoint.
-        shards: Folders made by ``ringmoe shards build``.
+        shards: Folders made by ``ringmoe shards build``, or their URLs.
+        remote: How URLs are read.
         modalities: What to calibrate for; empty is all that the model understands.
         num_tiles: Most tiles of each modality, taken in an order that is random and always the same.
         progress: Called with the number of tiles after each batch.
@@ -48,7 +50,8 @@ def calibrate(
     if missing:
         raise CheckpointError(f"{reader.path} lacks {len(missing)} of its tensors, the first is {missing[0]}")
     keys = config.modalities
-    data = DataConfig(shards=tuple(shards), micro_batch=min(_TILES_AT_ONCE, num_tiles) * len(keys))
+    micro_batch = min(_TILES_AT_ONCE, num_tiles) * len(keys)
+    data = DataConfig(shards=tuple(shards), remote=remote or RemoteConfig(), micro_batch=micro_batch)
     loader = Loader(data, modalities=keys, image_size=config.image_size, seed=0, augment=False)
     try:
         folders = ", ".join(map(str, shards))

@@ -19,8 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from ringmoe.config import files
+from ringmoe.data.entries import RefusedFile
 from ringmoe.data.layout import MANIFEST
-from ringmoe.data.manifest import Manifest, RefusedFile, write_file
+from ringmoe.data.manifest import Manifest, write_file
 from ringmoe.data.places import make_place_plan, open_folder
 from ringmoe.data.plan import BuildConfig, Plan, Unit, make_plan, record_of
 from ringmoe.data.pool import run_units

@@ -2,20 +2,17 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from ringmoe.data.entries import GroupEntry, ModalityEntry
 from ringmoe.data.layout import INDEX_DTYPE
 from ringmoe.raster.statistics import ChannelStatistics
-
-if TYPE_CHECKING:
-    from ringmoe.data.manifest import GroupEntry, ModalityEntry
 
 _MOST_TILE_BYTES = 1 << 8 * INDEX_DTYPE["length"].itemsize
 _LARGEST_PIXEL = 4  # bytes of one channel: no tile holds more than float32
 _COMPLEX_STORED = ("float32", "int16")  # of the I and Q channels
 
 
-def faults_of(key: str, entry: "ModalityEntry") -> Iterator[str]:
+def faults_of(key: str, entry: ModalityEntry) -> Iterator[str]:
     """What is wrong with the entry of a modality, in words; nothing where all is well.
 
     Args:
@@ -27,6 +24,8 @@ def faults_of(key: str, entry: "ModalityEntry") -> Iterator[str]:
     most = math.isqrt(_MOST_TILE_BYTES // (_LARGEST_PIXEL * entry.spec.num_channels))
     if not 1 <= entry.tile <= most:
         yield f"tile is {entry.tile} pixels; expected 1 to {most}"
+    if any(tile.scene >= len(entry.scenes) for tile in entry.examples.tiles):
+        yield "an example is of no scene"
     for reason, number in entry.dropped.items():
         if number < 0:
             yield f"{number} windows dropped as {reason} is below zero"
@@ -41,7 +40,7 @@ def faults_of(key: str, entry: "ModalityEntry") -> Iterator[str]:
         yield from _group_faults(entry, found)
 
 
-def _group_faults(entry: "ModalityEntry", found: "GroupEntry") -> Iterator[str]:
+def _group_faults(entry: ModalityEntry, found: GroupEntry) -> Iterator[str]:
     """What is wrong with a group of tiles."""
     spec, group = entry.spec, found.group
     stored = _COMPLEX_STORED if spec.is_complex else {*spec.dtypes, "float32"}

@@ -8,7 +8,6 @@ step at which it stopped.
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from ringmoe.data.normalise import Normaliser
 from ringmoe.data.order import BLOCK, MixedOrder, SampleOrder, even_share, micro_batch_positions
 from ringmoe.data.prefetch import Prefetch
 from ringmoe.data.read import TileReader
+from ringmoe.data.storage import Folder, Location, RemoteConfig
 from ringmoe.errors import ConfigError, ShardError
 
 # B images of one modality, C channels, S side of an image
@@ -37,7 +37,8 @@ class DataConfig(MixtureConfig):
     """Which shards are read, and how batches are made of them.
 
     Attributes:
-        shards: Folders made by ``ringmoe shards build``; all of them are mixed.
+        shards: Folders made by ``ringmoe shards build``, or URLs of such; all of them are mixed.
+        remote: How those are read that are URLs.
         micro_batch: Images of all modalities together in one micro-batch of one rank.
         crop: Random resized crop and flip of training.
         random_phase: Whether training turns each complex image by a random angle.
@@ -47,7 +48,8 @@ class DataConfig(MixtureConfig):
         verify: Whether the checksum of every tile is compared while it is read.
     """
 
-    shards: tuple[Path, ...] = ()
+    shards: tuple[Location, ...] = ()
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     micro_batch: int = 16
     crop: CropConfig = field(default_factory=CropConfig)
     random_phase: bool = True
@@ -76,7 +78,7 @@ class Share(NamedTuple):
         part: Of the modality's images, at most 1.
     """
 
-    folders: tuple[Path, ...]
+    folders: tuple[Folder, ...]
     num_samples: int
     part: float
 
@@ -126,7 +128,7 @@ class Loader:
         self._seed = seed
         self._rank, self._world, self._accumulation = rank, world, accumulation
         self._augment = augment
-        self._manifests = [Manifest.open(path) for path in config.shards]
+        self._manifests = [Manifest.open(place, config.remote) for place in config.shards]
         self._readers = {key: TileReader(self._manifests, key, split, verify=config.verify) for key in modalities}
         self.images_per_micro_batch = config.split_images(config.micro_batch, self.num_samples)
         self.images_per_step = {key: n * world * accumulation for key, n in self.images_per_micro_batch.items()}
@@ -244,7 +246,7 @@ class Loader:
         return MixedOrder(orders, [shares[number] for number in sets], seed=seed)
 
     def _shares(self, key: str) -> Iterator[Share]:
-        reader, shares, roots = self._readers[key], self._set_shares[key], [each.root for each in self._manifests]
+        reader, shares, roots = self._readers[key], self._set_shares[key], [each.folder for each in self._manifests]
         if shares is None:
             yield Share(tuple(roots[number] for number in reader.sets), reader.num_samples, 1.0)
             return

@@ -14,8 +14,9 @@ from typing import Any
 from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.codec import Codec
+from ringmoe.data.entries import RefusedFile, SceneEntry
 from ringmoe.data.layout import slugs
-from ringmoe.data.manifest import Manifest, RefusedFile, SceneEntry
+from ringmoe.data.manifest import Manifest
 from ringmoe.errors import ConfigError
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.recognise import Catalogue

@@ -17,6 +17,7 @@ import numpy as np
 from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.durable import DurableFile
+from ringmoe.data.entries import ExamplesEntry, GroupEntry, ModalityEntry, RefusedFile, ShardEntry, SplitEntry
 from ringmoe.data.examples import choose
 from ringmoe.data.inputs import Group
 from ringmoe.data.layout import (
@@ -29,18 +30,9 @@ from ringmoe.data.layout import (
     shard_name,
     statistics_name,
 )
-from ringmoe.data.manifest import (
-    ExamplesEntry,
-    FileEntry,
-    GroupEntry,
-    Manifest,
-    ModalityEntry,
-    RefusedFile,
-    ShardEntry,
-    SplitEntry,
-    write_file,
-)
+from ringmoe.data.manifest import Manifest, write_file
 from ringmoe.data.plan import Plan
+from ringmoe.data.storage import FileEntry, LocalFolder
 from ringmoe.data.unit import UnitResult, empty_statistics, examples_file, rows_file, shard_file, statistics_file
 from ringmoe.data.writer import npy_bytes
 from ringmoe.raster.footprint import footprint
@@ -69,7 +61,7 @@ def publish(
         modalities=modalities,
         refused=plan.refused,
         quarantined=tuple(quarantined),
-        root=root,
+        folder=LocalFolder(root),
     )
     manifest.save(workshop=work)
     return Manifest.open(root)

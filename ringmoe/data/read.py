@@ -1,4 +1,4 @@
-"""Local shards by position: the member index says where a tile's pixels lie, and they are read straight into a batch.
+"""Shards by position: the member index says where a tile's pixels lie, and they are read straight into a batch.
 
 Neither tar nor npy headers are parsed. A reader may stand on several folders of shards; it counts their samples one
 folder after the other. Tiles of one modality may differ in type, size or codec between groups and folders, so a batch
@@ -17,11 +17,13 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from ringmoe.data.codec import Codec, checksum, decode, most_bytes
-from ringmoe.data.files import REMEDY, OpenFiles
+from ringmoe.data.entries import ShardEntry
+from ringmoe.data.files import REMEDY
 from ringmoe.data.inputs import Group, InputStatistics
 from ringmoe.data.layout import INDEX_DTYPE, Split, member_key
-from ringmoe.data.manifest import Index, Manifest, ShardEntry
+from ringmoe.data.manifest import Index, Manifest
 from ringmoe.data.memory import ReusedMemory
+from ringmoe.data.storage import Folder, open_shards
 from ringmoe.errors import ShardError
 from ringmoe.raster.statistics import Statistics
 
@@ -30,6 +32,7 @@ from ringmoe.raster.statistics import Statistics
 Array = np.ndarray[Any, np.dtype[Any]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
+_RENEWALS = 3  # how often a tile with a wrong checksum is read again where it came over a network
 _OTHER_BYTES = "its pixels are not those that were written"
 
 
@@ -61,8 +64,9 @@ class _Folder:
     """One folder's share of a modality and split.
 
     Attributes:
-        manifest: What it holds.
+        folder: Where it lies.
         name: What it is called in the names of samples.
+        shards: Its shards.
         slugs: Short name of each of its scenes.
         index: One row for each sample.
         first: Number of its first sample.
@@ -70,8 +74,9 @@ class _Folder:
         layouts: For each of its groups the position in the reader's list of layouts.
     """
 
-    manifest: Manifest
+    folder: Folder
     name: str
+    shards: tuple[ShardEntry, ...]
     slugs: tuple[str, ...]
     index: Index
     first: int
@@ -169,7 +174,7 @@ class TileReader:
         self._shard_ends = np.cumsum(self.shard_sizes)
         self._shard_bytes = np.array([shard.bytes for _, shard in self._shards], dtype=np.uint64)
         self._folder_ends = np.cumsum([len(folder.index) for folder in self._folders])
-        self._files = OpenFiles(self._open_shard)
+        self._files = open_shards([(folder.folder, folder.shards) for folder in self._folders])
         self._memory = ReusedMemory()
         self._lock = Lock()  # a file must not be closed by one thread while another reads from it
 
@@ -211,10 +216,6 @@ class TileReader:
                 whole[here_N] = part
         return found
 
-    def _open_shard(self, number: int) -> int:
-        folder, shard = self._shards[number]
-        return folder.manifest.open_file(shard)
-
     def _open_folder(self, manifest: Manifest, split: Split) -> _Folder:
         """Opens the index of one folder and translates its groups."""
         entry = manifest.modalities[self._modality]
@@ -224,12 +225,13 @@ class TileReader:
         for found in entry.groups:
             if found.tiles.get(split) and not found.tiles.get("train"):
                 raise ShardError(
-                    f"{manifest.root}, modality {self._modality!r}: no tile of {found.group} trains, so there are no "
+                    f"{manifest.folder}, modality {self._modality!r}: no tile of {found.group} trains, so there are no "
                     "statistics to normalise its tiles with. Build the shards without these scenes"
                 )
         return _Folder(
-            manifest=manifest,
-            name=manifest.root.absolute().name,
+            folder=manifest.folder,
+            name=manifest.folder.name,
+            shards=entry.splits[split].shards,
             slugs=tuple(scene.slug for scene in entry.scenes),
             index=manifest.open_index(self._modality, split).view(np.ndarray),  # the map's own class is slow to index
             first=sum(len(folder.index) for folder in self._folders),
@@ -249,9 +251,9 @@ class TileReader:
         targets = [bytes_M[end - length : end] for end, length in zip(accumulate(lengths), lengths, strict=True)]
         with self._lock:
             for run in self._files.fill(names.shards_N.tolist(), offsets, targets, names):
-                if self._verify and (found := list(map(checksum, targets[run]))) != checksums[run]:
-                    wrong = next(i for i, value in enumerate(found) if value != checksums[run][i])
-                    raise ShardError(f"{names[run][wrong]}: {_OTHER_BYTES} (wrong checksum). {REMEDY}")
+                if self._verify and list(map(checksum, targets[run])) != checksums[run]:
+                    for i in range(*run.indices(len(names))):
+                        self._renew(names[i : i + 1], offsets[i], targets[i], checksums[i])
                 if codec != "raw":
                     _decode(targets[run], codec, pixels_BCHW[run], names[run])
         return pixels_BCHW
@@ -265,6 +267,17 @@ class TileReader:
                 f"{names[i]}: the index says that it lies at byte {names.rows_N['offset'][i]}, but the shard has "
                 f"{self._shard_bytes[names.shards_N[i]]} bytes. {REMEDY}"
             )
+
+    def _renew(self, of: SampleNames, offset: int, target: memoryview, expected: int) -> None:
+        """Reads a tile again whose checksum is wrong, as often as that may help.
+
+        Raises:
+            ShardError: It stays wrong.
+        """
+        renewed = (self._files.renew(int(of.shards_N[0]), offset, target, of[0]) for _ in range(_RENEWALS))
+        if checksum(target) != expected and not any(done and checksum(target) == expected for done in renewed):
+            folder, _ = of.shards[of.shards_N[0]]
+            raise ShardError(f"{of[0]}: {_OTHER_BYTES} (wrong checksum, read from {folder.folder}). {REMEDY}")
 
 
 def _check_lengths(lengths: Sequence[int], num_bytes: int, codec: Codec, names: Sequence[str]) -> None:
@@ -302,8 +315,9 @@ def merged_statistics(manifests: Sequence[Manifest], modality: str) -> InputStat
     for manifest, contract in zip(manifests, contracts, strict=True):
         if contract.spec.channels != contracts[0].spec.channels:
             raise ShardError(
-                f"{manifest.root} holds other channels of modality {modality!r} ({', '.join(contract.spec.channels)}) "
-                f"than {manifests[0].root} ({', '.join(contracts[0].spec.channels)})"
+                f"{manifest.folder} holds other channels of modality {modality!r} "
+                f"({', '.join(contract.spec.channels)}) than {manifests[0].folder} "
+                f"({', '.join(contracts[0].spec.channels)})"
             )
         for group, state in zip(contract.groups, manifest.load_statistics(modality), strict=True):
             if group.identity in merged:
@@ -318,13 +332,13 @@ def _holding(manifests: Sequence[Manifest], modality: str, split: Split) -> list
     """The folders that hold a modality; at least one must have tiles of it in the split."""
     holding = [manifest for manifest in manifests if modality in manifest.modalities]
     if not holding:
-        found = "; ".join(f"{manifest.root} holds {', '.join(manifest.modalities)}" for manifest in manifests)
+        found = "; ".join(f"{manifest.folder} holds {', '.join(manifest.modalities)}" for manifest in manifests)
         raise ShardError(
             f"the model has modality {modality!r}, but no shards of it are given: {found}. Build shards of it, or "
             "leave it out of the model"
         )
     if not any(split in manifest.modalities[modality].splits for manifest in holding):
-        folders = ", ".join(str(manifest.root) for manifest in holding)
+        folders = ", ".join(str(manifest.folder) for manifest in holding)
         remedy = "build with a share held out (--holdout)" if split == "val" else "`ringmoe shards list` says why"
         raise ShardError(f"no tile of modality {modality!r} is in split {split!r} of {folders}: {remedy}")
     return holding

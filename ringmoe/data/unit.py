@@ -13,10 +13,11 @@ import numpy as np
 
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.config import files
+from ringmoe.data.entries import RefusedFile
 from ringmoe.data.examples import DroppedTile, DroppedTiles
 from ringmoe.data.inputs import Group
 from ringmoe.data.layout import Split, member_key
-from ringmoe.data.manifest import RefusedFile, write_file
+from ringmoe.data.manifest import write_file
 from ringmoe.data.plan import Span, Unit, file_stem
 from ringmoe.data.writer import ShardWriter, WrittenShard, npy_bytes
 from ringmoe.errors import SceneError

@@ -9,6 +9,7 @@ from torch import nn
 
 from ringmoe.clock import clock_of
 from ringmoe.data.loader import Loader
+from ringmoe.data.storage import remote_folders
 from ringmoe.distributed.engine_file import LEAN
 from ringmoe.distributed.launch import World
 from ringmoe.distributed.lean import LeanEngine
@@ -29,6 +30,7 @@ from ringmoe.train.callbacks.mixture import Mixture
 from ringmoe.train.callbacks.nan_guard import NanGuard
 from ringmoe.train.callbacks.pictures import Pictures
 from ringmoe.train.callbacks.progress import ProgressLine
+from ringmoe.train.callbacks.remote import RemoteReading
 from ringmoe.train.callbacks.speed import Speed
 from ringmoe.train.callbacks.tensorboard import TensorBoard
 from ringmoe.train.callbacks.watchdog import HangWatch
@@ -116,6 +118,8 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
         dtype=_TYPES[config.parallel.dtype],
     )
     yield Memory()
+    if remote := remote_folders(config.data.shards, config.data.remote):
+        yield RemoteReading(remote)
     yield ExpertLoad(every.pictures, config.model, pictures, expert_parallel=config.parallel.expert_parallel)
     share = whole_tiles_loader(config.data, config.model, rank=world.rank, world=world.size)
     yield Evaluation(every.evaluation, config.evaluation, share)

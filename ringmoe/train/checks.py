@@ -83,7 +83,7 @@ def _batch(config: RunConfig, world: int) -> None:
 def _shards(config: RunConfig, world: int) -> None:
     with closing(train_loader(config, rank=0, world=world)), closing(whole_tiles_loader(config.data, config.model)):
         pass  # opening them finds out whether every modality is there
-    manifests = {folder: Manifest.open(folder) for folder in config.data.shards}
+    manifests = {folder: Manifest.open(folder, config.data.remote) for folder in config.data.shards}
     for folder, key in product(manifests, config.model.modalities):
         entry = manifests[folder].modalities.get(key)
         if entry is not None and entry.tile < config.model.image_size:

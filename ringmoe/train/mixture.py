@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from ringmoe.data.loader import Loader
+from ringmoe.data.storage import Folder
 
 
 def mixture_table(loader: Loader, steps: int) -> Table:
@@ -39,9 +39,9 @@ def mixture_table(loader: Loader, steps: int) -> Table:
     return table
 
 
-def _names(folders: Iterable[Path]) -> dict[Path, str]:
+def _names(folders: Iterable[Folder]) -> dict[Folder, str]:
     """What each folder is called: its name, or its path where others have the same."""
-    found = {folder: folder.absolute().name for folder in folders}
+    found = {folder: folder.name for folder in folders}
     counts = Counter(found.values())
     return {folder: name if counts[name] == 1 else str(folder) for folder, name in found.items()}
 

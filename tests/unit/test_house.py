@@ -45,6 +45,8 @@ HEAVY = {
     "webdataset": ("data", None),
     "xxhash": ("data", None),
     "pcodec": ("data", 1),
+    "urllib3": ("data", 1),
+    "fsspec": ("data", 1),
     "deepspeed": ("distributed", 1),
     "mpi4py": ("distributed", 1),
     "fairscale": ("distributed", 1),

@@ -1,18 +1,21 @@
 """The manifest of shards of places: which scenes are together, and the account of every window of every place."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ringmoe.data.codec import Codec
+from ringmoe.data.entries import GroupEntry, SceneEntry, SplitEntry
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import MANIFEST, Split, index_name, shard_name, statistics_name
-from ringmoe.data.manifest import FileEntry, GroupEntry, Index, Manifest, SceneEntry, SplitEntry
+from ringmoe.data.manifest import Index, Manifest
+from ringmoe.data.storage import FileEntry, LocalFolder, Location, RemoteConfig, folder_at
 from ringmoe.errors import ShardError
 from ringmoe.modality import ModalitySpec
 
@@ -147,10 +150,11 @@ class PlaceManifest(Manifest):
         """
         entry = self.grouped.splits.get(split)
         if entry is None:
-            raise ShardError(f"{self.root} has no sample in split {split!r}; it has {', '.join(self.grouped.splits)}")
-        path = self.root / entry.index.name
+            raise ShardError(f"{self.folder} has no sample in split {split!r}; it has {', '.join(self.grouped.splits)}")
+        path = self.folder.where(entry.index.name)
         try:
-            rows: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+            with self.folder.on_disk(entry.index) as file:
+                rows: Index = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ShardError(f"{path}: the index cannot be read: {error}. Copy the folder again") from error
         if rows.dtype != PLACE_INDEX_DTYPE or rows.shape != (entry.num_samples,):
@@ -163,7 +167,7 @@ class PlaceManifest(Manifest):
     def _check(self) -> None:
         """Compares what is said twice."""
         for fault in self._faults():
-            raise ShardError(f"{self.root / MANIFEST} is damaged: {fault}. Copy the folder again")
+            raise ShardError(f"{self.folder.where(MANIFEST)} is damaged: {fault}. Copy the folder again")
 
     def _faults(self) -> Iterator[str]:
         entry = self.grouped
@@ -191,12 +195,23 @@ class PlaceManifest(Manifest):
                 yield f"file {found_name!r} stands where {wanted!r} should"
 
 
-def open_folder(root: Path) -> Manifest:
+def open_folder(root: Location, remote: RemoteConfig | None = None) -> Manifest:
     """The manifest of a folder of either kind.
+
+    Args:
+        root: A folder on this machine, or a URL.
+        remote: How a URL is read.
 
     Raises:
         ShardError: There is none, or it is damaged.
     """
-    kind: Any = PlaceManifest if (root / PLACES).is_dir() else Manifest
-    manifest: Manifest = kind.open(root)
+    folder = folder_at(root, remote)
+    if isinstance(folder, LocalFolder):
+        is_grouped = (folder.path / PLACES).is_dir()
+    else:
+        is_grouped = False
+        with suppress(ValueError, TypeError):  # Manifest says what is wrong with it
+            is_grouped = "grouped" in json.loads(folder.read(MANIFEST))
+    kind: Any = PlaceManifest if is_grouped else Manifest
+    manifest: Manifest = kind.open(root, remote)
     return manifest

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ringmoe import modality as registry
+from ringmoe.data.entries import RefusedFile, SceneEntry
 from ringmoe.data.layout import slugs
-from ringmoe.data.manifest import RefusedFile, SceneEntry
 from ringmoe.data.places.manifest import PLACES
 from ringmoe.data.places.unit import PlaceSpan, PlaceUnit
 from ringmoe.data.plan import BuildConfig, Plan, digest_of, refused_files

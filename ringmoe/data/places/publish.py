@@ -15,9 +15,10 @@ import numpy as np
 from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.durable import DurableFile
+from ringmoe.data.entries import GroupEntry, RefusedFile, ShardEntry, SplitEntry
 from ringmoe.data.inputs import Group
 from ringmoe.data.layout import SPLITS, Split, index_name, shard_name, statistics_name
-from ringmoe.data.manifest import FileEntry, GroupEntry, Manifest, RefusedFile, ShardEntry, SplitEntry, write_file
+from ringmoe.data.manifest import Manifest, write_file
 from ringmoe.data.places.manifest import (
     PLACE_INDEX_DTYPE,
     PLACES,
@@ -30,6 +31,7 @@ from ringmoe.data.places.manifest import (
 from ringmoe.data.places.plan import PlacePlan
 from ringmoe.data.places.unit import PlaceUnit, place_of_account
 from ringmoe.data.publish import publish
+from ringmoe.data.storage import FileEntry, LocalFolder
 from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_file, statistics_file
 from ringmoe.raster.statistics import Statistics
 
@@ -82,7 +84,7 @@ def publish_places(
         modalities={},
         refused=plan.refused,
         quarantined=tuple(quarantined),
-        root=root,
+        folder=LocalFolder(root),
         grouped=grouped,
     )
     manifest.save(workshop=work)

@@ -18,8 +18,9 @@ from webdataset.writer import TarWriter
 
 from ringmoe.data.codec import SUFFIX, Codec, encode
 from ringmoe.data.durable import DurableFile
+from ringmoe.data.entries import RefusedFile
 from ringmoe.data.layout import Split, member_key
-from ringmoe.data.manifest import RefusedFile, write_file
+from ringmoe.data.manifest import write_file
 from ringmoe.data.places.manifest import PLACE_INDEX_DTYPE
 from ringmoe.data.plan import Unit
 from ringmoe.data.unit import (

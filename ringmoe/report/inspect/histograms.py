@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ringmoe.data.manifest import GroupEntry
+from ringmoe.data.entries import GroupEntry
 from ringmoe.modality import ModalitySpec, Unit
 from ringmoe.raster.picture import is_microwave
 from ringmoe.raster.scene import Pixels

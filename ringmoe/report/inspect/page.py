@@ -8,8 +8,9 @@ from importlib.resources import files as resources
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from ringmoe.data.entries import ModalityEntry, RefusedFile
 from ringmoe.data.layout import SPLITS
-from ringmoe.data.manifest import Manifest, ModalityEntry, RefusedFile
+from ringmoe.data.manifest import Manifest
 from ringmoe.report.inspect import histograms, maps, sheets
 
 _NUM_COLOURS = 8

@@ -1,14 +1,15 @@
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ringmoe import modality as registry
+from ringmoe.data.entries import ExamplesEntry, ModalityEntry, SceneEntry, ShardEntry, SplitEntry
 from ringmoe.data.layout import BUILDING, INDEX_DTYPE
-from ringmoe.data.manifest import ExamplesEntry, FileEntry, Manifest, ModalityEntry, SceneEntry, ShardEntry, SplitEntry
+from ringmoe.data.manifest import Manifest
+from ringmoe.data.storage import FileEntry, LocalFolder
 from ringmoe.errors import ShardError
 
 
@@ -83,7 +84,7 @@ def test_folders_without_a_manifest_are_told_apart(tmp_path):
         ),
         (
             lambda values: values["modalities"]["opt"]["examples"]["tiles"][0].update(scene=7),
-            "an example of opt is of no scene",
+            "an example is of no scene",
         ),
         (
             lambda values: values["modalities"]["opt"]["splits"]["train"]["shards"][0].update(samples="many"),
@@ -165,7 +166,7 @@ def test_forty_thousand_shards_of_four_hundred_million_samples_open_quickly(tmp_
         footprints=replace(file, name="opt/footprints.npy"),
         examples=ExamplesEntry(name="opt/examples.npy", bytes=1, sha256="0" * 64, tiles=()),
     )
-    Manifest(settings={}, modalities={"opt": entry}, refused=(), quarantined=(), root=Path(tmp_path)).save()
+    Manifest(settings={}, modalities={"opt": entry}, refused=(), quarantined=(), folder=LocalFolder(tmp_path)).save()
     (tmp_path / "opt").mkdir()
     with (tmp_path / file.name).open("wb") as index:
         header = {"descr": np.lib.format.dtype_to_descr(INDEX_DTYPE), "fortran_order": False, "shape": (400_000_000,)}
