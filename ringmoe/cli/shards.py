@@ -31,6 +31,7 @@ from ringmoe.data.verify import verify_tiles
 from ringmoe.distributed.environment import find_place
 from ringmoe.distributed.team import meet
 from ringmoe.errors import ConfigError, ShardError
+from ringmoe.raster.quality import REASONS
 
 _NUM_LISTED = 10
 
@@ -190,8 +191,9 @@ def _describe(manifest: Manifest) -> None:
         if entry.codec != "raw":
             console.print(f"{key}: pixels are coded without loss, {entry.codec}")
         if entry.dropped:
-            reasons = ", ".join(f"{num:,} {reason}" for reason, num in entry.dropped.items())
-            console.print(f"{key}: dropped {reasons}")
+            console.print(f"{key}: dropped {sum(entry.dropped.values()):,} of {entry.candidates:,} windows")
+            for reason in sorted(entry.dropped, key=list(REASONS).index):
+                console.print(f"  {entry.dropped[reason]:,} {reason}: {REASONS[reason]}")
     print_files("refused", manifest.refused)
     print_files("quarantined (broken inside; none of their tiles is in a shard)", manifest.quarantined)
 

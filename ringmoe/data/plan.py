@@ -256,12 +256,13 @@ def _cut(scenes: Sequence[tuple[Scene, str]], config: BuildConfig) -> Iterator[t
 def digest_of(scene: Scene) -> str:
     """Changes with what is known of a scene, and for each of its files the size and first, middle and last bytes.
 
-    Cheap, so that a second run over a large archive is quick, and the same for a copy of the archive.
+    Masks count, since tiles are dropped by them; one that is missing is found when it is read. Cheap, so that a second run over a large archive is quick, and the same for a copy of the archive.
     """
     known = files.to_dict(scene)
     del known["path"]
     digest = hashlib.sha256(json.dumps(known).encode())
-    for path in scene.files:
+    masks = [path for path in (scene.path / mask.file for mask in scene.masks) if path.is_file()]
+    for path in (*scene.files, *masks):
         with path.open("rb") as file:
             size = file.seek(0, 2)
             for start in (0, (size - _DIGEST_SAMPLE) // 2, size - _DIGEST_SAMPLE):

@@ -1,52 +1,103 @@
-"""Rules that drop a tile, each with a reason code (App. B.1).
+"""Rules that drop a tile, each with a reason code (App. B.1). ``docs/quality.md`` has the evidence for their limits.
 
-The rules are tried in this order and the first that applies gives the reason:
+The rules are tried in the order of ``REASONS`` and the first that applies gives the reason. A pixel is *black* where
+each present channel holds zero or the no-data value; black pixels are left aside by ``constant`` and by the shares of
+cloud, and of saturation in masks.
 
-1. ``split_border``: the tile straddles the border between training and validation (see ``tiling``).
-2. ``black_border``: more than 30 % of the pixels are black: each present channel holds zero or the no-data value.
-3. ``non_finite``: a present channel holds an infinity, or a NaN that is not the declared no-data value.
-4. ``constant``: no present channel varies over the pixels that are not black.
-
-All windows of a strip are judged together. Tile and stride share a divisor g, so a window is a block of g x g cells;
-each pixel is looked at once for its cell, and the 9 windows that overlap there (192 / 64) share the result.
+All windows of a strip are judged together, by cells that overlapping windows share (``rules.windows``), so each pixel
+is looked at once. A window's verdict depends on its own pixels and on its scene, never on the strip that it is read in.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from ringmoe.errors import ConfigError
+from ringmoe.raster.products.masks import Marks
+from ringmoe.raster.rules.clouds import CloudTest
+from ringmoe.raster.rules.lines import can_be_striped, striped
+from ringmoe.raster.rules.windows import Windows
 from ringmoe.raster.scene import Pixels
 
 # C channels, H rows, W columns of a strip; Y rows, X columns of cells; R rows, N columns of windows
 
-REASONS = ("split_border", "black_border", "non_finite", "constant")
-"""Reason codes in the order in which they are given."""
+REASONS = {
+    "split_border": "across the border between training and validation",
+    "no_data": "too much of the declared no-data value",
+    "black_border": "too much black that no no-data value declares",
+    "non_finite": "infinite or not a number",
+    "constant": "without any variation",
+    "saturated": "clipped at the top of the sensor's range",
+    "striped": "rows or columns that are dead, out of place, or repeat",
+    "cloud_mask": "cloud or shadow by the product's own mask",
+    "cloud_spectral": "cloud by the spectral test",
+    "near_duplicate": "the same ground at the same time as in another scene",
+}
+"""Reason codes in the order in which they are given, in words."""
+
+_FULL_SCALES = tuple(2**bits - 1 for bits in (8, 10, 11, 12, 14, 15, 16))
+"""Highest numbers of sensors' quantisers; no other number is taken for clipped unless a product declares it."""
+
+_NONE = 1e-9  # instead of a share of zero, to divide by
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """Which tiles are dropped.
+    """Which tiles are dropped. A limit of 1 turns its rule off.
 
     Attributes:
         max_black: Largest share of black pixels in a tile that is kept.
         drop_constant: Whether tiles without any variation are dropped.
+        max_saturated: Largest share of saturated pixels in any channel.
+        drop_striped: Whether tiles with dead, displaced or repeated rows or columns are dropped.
+        max_cloud: Largest share of cloud and shadow among the pixels that are not black.
+        cloud_spectral: Whether clouds are guessed from the bands where a product has no cloud mask.
+        drop_duplicates: Whether a tile is dropped that looks like one of an earlier scene of the same minute. Reads
+            all scenes once more before the build.
     """
 
     max_black: float = 0.30
     drop_constant: bool = True
+    max_saturated: float = 0.20
+    drop_striped: bool = True
+    max_cloud: float = 0.20
+    cloud_spectral: bool = True
+    drop_duplicates: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the range.
+        """Checks the ranges.
 
         Raises:
-            ConfigError: ``max_black`` is no share.
+            ConfigError: A limit is no share.
         """
-        if not 0 <= self.max_black <= 1:
-            raise ConfigError(f"max_black is a share of a tile's pixels, between 0 and 1; it is {self.max_black}")
+        for name in ("max_black", "max_saturated", "max_cloud"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ConfigError(f"{name} is a share of a tile's pixels, between 0 and 1; it is {share}")
+
+    @property
+    def reads_masks(self) -> bool:
+        """Whether any rule asks for the products' masks."""
+        return min(self.max_cloud, self.max_saturated) < 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a strip beside its pixels.
+
+    Attributes:
+        saturated: Number of a saturated pixel; None where the product does not say it.
+        marks: What the product's masks say, on the pixels of the strip.
+        cloud_test: Spectral test for clouds; None where there is none for the scene.
+    """
+
+    saturated: float | None = None
+    marks: Marks = field(default_factory=Marks)
+    cloud_test: CloudTest | None = None
+
+
+_NOTHING_MORE = Evidence()
 
 
 @dataclass(frozen=True)
@@ -67,7 +118,14 @@ def is_nodata(pixels: Pixels, nodata: float) -> np.ndarray[Any, np.dtype[np.bool
     return np.isnan(pixels) if math.isnan(nodata) else pixels == pixels.dtype.type(nodata)
 
 
-def judge(strip_CHW: Pixels, tile: int, stride: int, nodata: float | None, config: QualityConfig) -> Verdicts:
+def judge(
+    strip_CHW: Pixels,
+    tile: int,
+    stride: int,
+    nodata: float | None,
+    config: QualityConfig,
+    evidence: Evidence = _NOTHING_MORE,
+) -> Verdicts:
     """Judges every window of a strip that begins and ends with a window.
 
     Args:
@@ -76,80 +134,141 @@ def judge(strip_CHW: Pixels, tile: int, stride: int, nodata: float | None, confi
         stride: Distance of neighbouring windows.
         nodata: Value of entries without data; None where there is none.
         config: Limits.
+        evidence: What else is known of the strip.
 
     Returns:
         The verdicts of all R rows of windows.
     """
-    cell = math.gcd(tile, stride)
-    cells_X = strip_CHW.shape[2] // cell  # columns right of the last whole cell are in no window
-    strip_CHW = strip_CHW[:, :, : cells_X * cell]
-    windows = _Windows(tile // cell, stride // cell)
-    black_HW = np.ones(strip_CHW.shape[1:], dtype=bool)
-    bad_HW = np.zeros_like(black_HW)
-    for channel_HW in strip_CHW:
-        _mark(channel_HW, nodata, black_HW, bad_HW)
-    black_RN = windows.total(_cells(np.add, black_HW, cell)) / (tile * tile)
+    strip, marks = _Strip(strip_CHW, Windows(tile, stride), nodata), evidence.marks
     applies = {
-        "black_border": black_RN > config.max_black,
-        "non_finite": windows.total(_cells(np.add, bad_HW, cell)) > 0,
+        "no_data": strip.missing() > config.max_black,
+        "black_border": strip.black_RN > config.max_black,
+        "non_finite": strip.non_finite(),
     }
     if config.drop_constant:
-        applies["constant"] = np.logical_and.reduce(
-            [_is_constant(channel_HW, black_HW, cell, windows) for channel_HW in strip_CHW]
-        )
+        applies["constant"] = strip.constant()
+    if config.max_saturated < 1:
+        applies["saturated"] = strip.clipped(evidence.saturated, config.max_saturated)
+        if marks.saturated_HW is not None:
+            applies["saturated"] |= strip.marked(marks.saturated_HW) > config.max_saturated
+    if config.drop_striped and can_be_striped(strip.windows):
+        applies["striped"] = striped(strip.pixels_CHW, strip.windows)
+    if config.max_cloud < 1 and marks.cloud_HW is not None:
+        applies["cloud_mask"] = strip.marked(marks.cloud_HW) > config.max_cloud
+    elif config.max_cloud < 1 and config.cloud_spectral and evidence.cloud_test is not None:
+        applies["cloud_spectral"] = strip.cloudy(evidence.cloud_test) > config.max_cloud
     names = [name for name in REASONS if name in applies]
     picked_RN = np.select([applies[name] for name in names], range(len(names)), default=-1)
     reasons = [[None if pick < 0 else names[pick] for pick in row] for row in picked_RN.tolist()]
-    return Verdicts(reasons, 1.0 - black_RN)
+    return Verdicts(reasons, 1.0 - strip.black_RN)
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """Windows of ``size`` x ``size`` cells, ``step`` cells apart."""
+class _Strip:
+    """A strip, the extremes of its cells, and its black pixels.
 
-    size: int
-    step: int
+    Attributes:
+        pixels_CHW: Whole cells of the strip.
+        windows: Its windows.
+        black_HW: Which pixels are black; None where none is.
+        black_RN: Share of black pixels in each window.
+    """
 
-    def total(self, counts_YX: Pixels) -> Pixels:
-        """Sum over each window, by an integral image."""
-        integral = np.pad(counts_YX, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
-        rows = integral[self.size :: self.step] - integral[: -self.size : self.step]
-        totals: Pixels = rows[:, self.size :: self.step] - rows[:, : -self.size : self.step]
-        return totals
+    def __init__(self, strip_CHW: Pixels, windows: Windows, nodata: float | None) -> None:
+        """Finds extremes and black pixels."""
+        width = strip_CHW.shape[2] // windows.cell * windows.cell  # columns right of this are in no window
+        self.pixels_CHW, self.windows, self._nodata = strip_CHW[:, :, :width], windows, nodata
+        self._low_CYX, self._high_CYX = (
+            np.stack([windows.reduce(extremum, channel_HW) for channel_HW in self.pixels_CHW])
+            for extremum in (np.minimum, np.maximum)
+        )
+        self._none_RN = windows.total(np.zeros(self._low_CYX.shape[1:], dtype=np.int32)) > 0
+        may_be_black = np.logical_and.reduce(self._may_hold(0.0) | self._may_hold(nodata))
+        self.black_HW = np.logical_and.reduce(list(map(self._empty, self.pixels_CHW))) if may_be_black.any() else None
+        self.black_RN = self._share(self.black_HW)
 
-    def extreme(self, extremum: np.ufunc, values_YX: Pixels) -> Pixels:
-        """Minimum or maximum over each window, one side after the other."""
-        rows = extremum.reduce(sliding_window_view(values_YX, self.size, axis=0)[:: self.step], axis=-1)
-        extremes: Pixels = extremum.reduce(sliding_window_view(rows, self.size, axis=1)[:, :: self.step], axis=-1)
-        return extremes
+    def missing(self) -> Pixels:
+        """Share of each window's pixels that hold the no-data value in every channel: (R, N)."""
+        nodata = self._nodata
+        if nodata is None:
+            return self._share(None)
+        if nodata == 0 or self.black_HW is None:
+            return self.black_RN
+        return self._share(np.logical_and.reduce([is_nodata(channel_HW, nodata) for channel_HW in self.pixels_CHW]))
 
+    def non_finite(self) -> Pixels:
+        """Windows with an infinity, or a NaN that is not the no-data value: (R, N)."""
+        if self.pixels_CHW.dtype.kind != "f" or np.isfinite(self._low_CYX + self._high_CYX).all():
+            return self._none_RN
+        bad = [~(np.isfinite(channel_HW) | self._empty(channel_HW)) for channel_HW in self.pixels_CHW]
+        return self._share(np.logical_or.reduce(bad)) > 0
 
-def _mark(channel_HW: Pixels, nodata: float | None, black_HW: Pixels, bad_HW: Pixels) -> None:
-    """Takes the pixels with data out of ``black_HW`` and adds those that are not finite to ``bad_HW``."""
-    empty_HW = channel_HW == 0
-    if nodata is not None:
-        empty_HW |= is_nodata(channel_HW, nodata)
-    black_HW &= empty_HW
-    if channel_HW.dtype.kind == "f":
-        bad_HW |= ~(np.isfinite(channel_HW) | empty_HW)
+    def constant(self) -> Pixels:
+        """Windows in which every channel holds one single value, black pixels aside: (R, N)."""
+        low_CYX, high_CYX = self._low_CYX, self._high_CYX
+        if self.black_HW is not None:
+            dtype = self.pixels_CHW.dtype
+            limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+            low_CYX, high_CYX = (
+                np.stack([self.windows.reduce(extremum, np.where(self.black_HW, limit, c)) for c in self.pixels_CHW])
+                for extremum, limit in ((np.minimum, limits.max), (np.maximum, limits.min))
+            )
+        each = zip(low_CYX, high_CYX, strict=True)
+        constant_CRN = [self._lowest(low_YX) >= self._highest(high_YX) for low_YX, high_YX in each]
+        return np.asarray(np.logical_and.reduce(constant_CRN))
 
+    def clipped(self, declared: float | None, limit: float) -> Pixels:
+        """Windows in which more than a share ``limit`` of a channel is at the top of the sensor's range: (R, N).
 
-def _cells(operation: np.ufunc, pixels_HW: Pixels, cell: int) -> Pixels:
-    """Reduces each cell of ``cell`` x ``cell`` pixels to one number: (H, W) -> (Y, X)."""
-    height, width = pixels_HW.shape
-    dtype = np.int32 if operation is np.add else None
-    columns = operation.reduce(pixels_HW.reshape(height // cell, cell, width), axis=1, dtype=dtype)
-    cells: Pixels = operation.reduce(columns.reshape(height // cell, width // cell, cell), axis=2, dtype=dtype)
-    return cells
+        Args:
+            declared: Number of a saturated pixel. None: a window's maximum, if it is a full scale.
+            limit: The share.
+        """
+        clipped_RN = self._none_RN
+        for channel_HW, high_YX in zip(self.pixels_CHW, self._high_CYX, strict=True):
+            high_RN = self._highest(high_YX)
+            for top in _FULL_SCALES if declared is None else (declared,):
+                if (at_RN := high_RN == top).any():
+                    clipped_RN = clipped_RN | (at_RN & (self._share(channel_HW == top) > limit))
+        return clipped_RN
 
+    def marked(self, marks_HW: Pixels) -> Pixels:
+        """Share of marked pixels among those of each window that are not black: (R, N)."""
+        marks_HW = marks_HW[:, : self.pixels_CHW.shape[2]]
+        if self.black_HW is None:
+            return self._share(marks_HW)
+        return np.asarray(self._share(marks_HW & ~self.black_HW) / np.maximum(1 - self.black_RN, _NONE))
 
-def _is_constant(channel_HW: Pixels, black_HW: Pixels, cell: int, windows: _Windows) -> Pixels:
-    """Which windows hold one single value in this channel, black pixels aside."""
-    limits = np.finfo(channel_HW.dtype) if channel_HW.dtype.kind == "f" else np.iinfo(channel_HW.dtype)
-    if black_HW.any():
-        for_low, for_high = (np.where(black_HW, limit, channel_HW) for limit in (limits.max, limits.min))
-    else:
-        for_low = for_high = channel_HW
-    low = windows.extreme(np.minimum, _cells(np.minimum, for_low, cell))
-    high = windows.extreme(np.maximum, _cells(np.maximum, for_high, cell))
-    return np.asarray(low >= high)
+    def cloudy(self, test: CloudTest) -> Pixels:
+        """Share of cloud among the pixels of each window that are not black, from a sample of them: (R, N)."""
+        if not (self._high_CYX[list(test.visible)] > test.least).all(axis=0).any():
+            return self._share(None)
+        thin = (slice(None, None, self.windows.thinning),) * 2
+        cloud_RN = self.windows.share(test(self.pixels_CHW[(slice(None), *thin)]), thinned=True)
+        if self.black_HW is None:
+            return cloud_RN
+        black_RN = self.windows.share(self.black_HW[thin], thinned=True)
+        return np.asarray(cloud_RN / np.maximum(1 - black_RN, _NONE))
+
+    def _may_hold(self, value: float | None) -> Pixels:
+        """Cells whose extremes leave room for a value: (C, Y, X)."""
+        if value is None:
+            return np.zeros(self._low_CYX.shape, dtype=bool)
+        if math.isnan(value):
+            return np.asarray(np.isnan(self._low_CYX))
+        return ~((self._low_CYX > value) | (self._high_CYX < value))  # NaN compares as room for everything
+
+    def _empty(self, channel_HW: Pixels) -> Pixels:
+        """Entries of a channel that hold zero or the no-data value."""
+        empty_HW: Pixels = channel_HW == 0
+        if self._nodata is not None and self._nodata != 0:
+            empty_HW |= is_nodata(channel_HW, self._nodata)
+        return empty_HW
+
+    def _share(self, pixels_HW: Pixels | None) -> Pixels:
+        return self._none_RN * 0.0 if pixels_HW is None else self.windows.share(pixels_HW)
+
+    def _lowest(self, cells_YX: Pixels) -> Pixels:
+        return self.windows.extreme(np.minimum, cells_YX)
+
+    def _highest(self, cells_YX: Pixels) -> Pixels:
+        return self.windows.extreme(np.maximum, cells_YX)

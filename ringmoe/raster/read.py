@@ -7,7 +7,7 @@ that are carried over, however high the scene, where nobody keeps tiles of the s
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from ringmoe.batch import Tile, TileRecord
 from ringmoe.errors import SceneError
 from ringmoe.raster.bandfiles import open_scene
 from ringmoe.raster.grid import ControlGrid
-from ringmoe.raster.quality import QualityConfig, judge
-from ringmoe.raster.scene import Pixels, Scene, Transform, UnusableError
+from ringmoe.raster.products.masks import Marks, open_masks
+from ringmoe.raster.quality import Evidence, QualityConfig, judge
+from ringmoe.raster.rules.clouds import cloud_test
+from ringmoe.raster.scene import Mask, Pixels, Scene, Transform, UnusableError
 from ringmoe.raster.tiling import Split, TilingConfig
 
 # C channels, H rows, W columns of a strip
@@ -75,8 +77,11 @@ def iter_tiles(
     first = _record(scene, tiling.tile)
     present = _channels(scene) if first.absent else slice(None)
     control = ControlGrid(scene.control)
-    for strip_starts, strip_CHW in _strips(scene, starts, tiling.tile):
-        verdicts = judge(strip_CHW[present], tiling.tile, tiling.stride, scene.nodata, quality)
+    evidence = _evidence(scene, first, tiling.tile)
+    masks = scene.masks if quality.reads_masks else ()
+    for strip_starts, strip_CHW, marks in _strips(scene, masks, starts, tiling.tile):
+        known = replace(evidence, marks=marks)
+        verdicts = judge(strip_CHW[present], tiling.tile, tiling.stride, scene.nodata, quality, known)
         for row, reasons_N, valid_N in zip(strip_starts, verdicts.reasons_RN, verdicts.valid_RN.tolist(), strict=True):
             split = grid.split(row)
             row_CHW = strip_CHW[:, row - strip_starts[0] :][:, : tiling.tile]
@@ -122,6 +127,15 @@ def _record(scene: Scene, tile: int) -> TileRecord:
     )
 
 
+def _evidence(scene: Scene, record: TileRecord, tile: int) -> Evidence:
+    """What is known of all strips of a scene, for the quality rules."""
+    present = [band for band in record.bands if band not in record.absent]
+    return Evidence(
+        saturated=None if scene.product is None else scene.product.saturated,
+        cloud_test=cloud_test(scene, present, tile),
+    )
+
+
 def _moved(transform: Transform | None, row: int, col: int) -> Transform | None:
     """The transform of a window from that of its scene."""
     if transform is None:
@@ -136,12 +150,16 @@ def _channels(scene: Scene) -> list[int]:
     return [place * each + part for place, band in enumerate(scene.bands) if band is not None for part in range(each)]
 
 
-def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pixels]]:
-    """Strips that each begin with a window's first row and end with one's last, and the windows' first rows."""
+def _strips(scene: Scene, masks: tuple[Mask, ...], starts: range, tile: int) -> Iterator[tuple[range, Pixels, Marks]]:
+    """Strips that each begin with a window's first row and end with one's last.
+
+    Yields:
+        The windows' first rows, the pixels, and what the masks say of them.
+    """
     num_channels = registry.get(scene.modality).num_channels
     row_bytes = num_channels * scene.width * np.dtype(scene.dtype).itemsize
     try:
-        with open_scene(scene) as bands:
+        with open_scene(scene) as bands, open_masks(scene, masks) as marks:
             block = bands.block_rows
             carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
             read_to = starts[0]
@@ -156,7 +174,8 @@ def _strips(scene: Scene, starts: range, tile: int) -> Iterator[tuple[range, Pix
                 bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
                 num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
                 ready, starts = starts[:num_ready], starts[num_ready:]
-                yield ready, strip_CHW[:, : ready[-1] + tile - ready[0]]
+                rows = range(ready[0], ready[-1] + tile)
+                yield ready, strip_CHW[:, : len(rows)], marks.read(rows)
                 if starts:
                     carried_CHW = strip_CHW[:, starts[0] - ready[0] :]
     except UnusableError as unusable:

@@ -72,6 +72,8 @@ class ProductInfo:
         level: Processing level in its maker's words.
         place: Tile, path and row, or swath in its maker's words; None where it has none.
         mask: Quality mask; None where the product has none.
+        saturation: Mask of the saturated pixels; None where the product has none.
+        saturated: Number of a saturated pixel; None where the product does not say it.
         unused: Rasters of the product that no scene takes anything from.
     """
 
@@ -80,6 +82,8 @@ class ProductInfo:
     level: str
     place: str | None = None
     mask: Mask | None = None
+    saturation: Mask | None = None
+    saturated: float | None = None
     unused: int = 0
 
 
@@ -142,6 +146,13 @@ class Scene:
         """Bands of the modality that it does not have."""
         names = registry.get(self.modality).bands
         return tuple(name for name, band in zip(names, self.bands, strict=True) if band is None)
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The masks that the product brings along."""
+        if self.product is None:
+            return ()
+        return tuple(mask for mask in (self.product.mask, self.product.saturation) if mask is not None)
 
     @property
     def files(self) -> tuple[Path, ...]:

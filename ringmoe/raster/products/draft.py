@@ -104,7 +104,7 @@ def assemble(found: FoundProduct, drafts: list[Draft], tile: int) -> list[Scene]
     """
     scenes = [_assemble(found, draft, tile) for draft in drafts]
     used = {file for scene in scenes for file in scene.files}
-    used |= {found.root / draft.info.mask.file for draft in drafts if draft.info.mask is not None}
+    used |= {found.root / mask.file for scene in scenes for mask in scene.masks}
     rasters = {file.path for file in found.members if file.path.suffix.lower() in _RASTERS}
     unused = len(rasters - used)
     return [

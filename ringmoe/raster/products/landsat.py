@@ -63,18 +63,17 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
                 identifier=value("PRODUCT_CONTENTS", "LANDSAT_PRODUCT_ID"),
                 level=level,
                 place=f"path {value('IMAGE_ATTRIBUTES', 'WRS_PATH')}, row {value('IMAGE_ATTRIBUTES', 'WRS_ROW')}",
-                mask=_mask(told, found),
+                mask=_mask(told, found, "QA_PIXEL", "FILE_NAME_QUALITY_L1_PIXEL"),
+                saturation=_mask(told, found, "QA_RADSAT", "FILE_NAME_QUALITY_L1_RADIOMETRIC_SATURATION"),
             ),
         )
     ]
 
 
-def _mask(told: Groups, found: FoundProduct) -> Mask | None:
-    """The pixel quality band, where the product has it."""
-    name = told.get("PRODUCT_CONTENTS", {}).get("FILE_NAME_QUALITY_L1_PIXEL")
-    if not name:
-        return None
-    return Mask(kind="QA_PIXEL", file=inside(found.root, name, found.entry))
+def _mask(told: Groups, found: FoundProduct, kind: str, key: str) -> Mask | None:
+    """A quality band, where the product has it."""
+    name = told.get("PRODUCT_CONTENTS", {}).get(key)
+    return Mask(kind=kind, file=inside(found.root, name, found.entry)) if name else None
 
 
 def _radiometry(told: Groups, found: FoundProduct, level: str) -> Radiometry:

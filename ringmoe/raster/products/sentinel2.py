@@ -137,6 +137,7 @@ def _draft(
             level=f"{document.text(f'{_ABOUT}/PROCESSING_LEVEL')}, baseline {_baseline(document)}",
             place=_tile(files),
             mask=granule.mask if finest <= _MASK_METRES else None,
+            saturated=_saturated(document),
         ),
     )
 
@@ -150,6 +151,15 @@ def _tile(files: dict[str, str]) -> str:
 
 def _baseline(document: Document) -> str:
     return document.text(f"{_ABOUT}/PROCESSING_BASELINE")
+
+
+def _saturated(document: Document) -> float | None:
+    """The digital number of saturated pixels, where the metadata gives it."""
+    values = f"{_IMAGE_ABOUT}/Special_Values"
+    for element in document.all(values) if document.has(values) else ():
+        if (element.findtext("SPECIAL_VALUE_TEXT") or "").strip() == "SATURATED":
+            return document.numbers("SPECIAL_VALUE_INDEX", element)[0]
+    return None
 
 
 def _radiometry(document: Document, level: str, bands: list[str]) -> Radiometry:

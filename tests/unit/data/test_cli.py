@@ -17,7 +17,7 @@ def test_build_list_and_verify(archive, tmp_path, capsys):
     out = tmp_path / "out"
     _run("shards build", archive / "opt", archive / "sar_l2", out, *SETTINGS)
     text = capsys.readouterr().out
-    assert "opt: dropped 16 split_border" in text
+    assert "opt: dropped 16 of 112 windows\n  16 split_border: across the border between" in text
     assert "sensor of sar_l2" in text
     _run("shards build", archive / "opt", archive / "sar_l2", out, *SETTINGS)
     assert "reused" in capsys.readouterr().out

@@ -23,8 +23,9 @@ from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.products import gaofen3, landsat, sentinel1, sentinel2
 from tests.fixtures.products.raster import numbers, text, write
+from tests.fixtures.quality import KEEP_ALL
 
-CONFIG = BuildConfig(tiling=TilingConfig(tile=32, stride=32, holdout=0.3), tiles_per_shard=8)
+CONFIG = BuildConfig(tiling=TilingConfig(tile=32, stride=32, holdout=0.3), quality=KEEP_ALL, tiles_per_shard=8)
 SURFACE = Radiometry(quantity="surface reflectance", scale=1e-4, offset=-0.1)
 
 
@@ -166,7 +167,7 @@ def test_plan_in_words(products: Path, capsys: Any):
         "sar_l1: VH, VV without HH, HV; 96 x 100 pixels; complex as int16 (uncalibrated amplitude); ",
         "12 control points; 9 windows",
         "ms: 2 scenes, 18 windows before any is dropped",
-        "in products: 9 rasters that no scene takes anything from",
+        "in products: 8 rasters that no scene takes anything from",
         "1 files refused: 1 missing_part",
         "archive/S2A_MSIL2A_20210101T000000.SAFE: it is named like a product of Sentinel",
     ):

@@ -16,6 +16,11 @@ def reference(tile_CHW: np.ndarray, nodata: float | None, config: QualityConfig)
         empty_CHW = empty_CHW | (np.isnan(tile_CHW) if math.isnan(nodata) else tile_CHW == nodata)
     black_HW = empty_CHW.all(axis=0)
     valid = 1 - black_HW.mean()
+    if (
+        nodata is not None
+        and (np.isnan(tile_CHW) if math.isnan(nodata) else tile_CHW == nodata).all(axis=0).mean() > config.max_black
+    ):
+        return "no_data", valid
     if black_HW.mean() > config.max_black:
         return "black_border", valid
     if (~np.isfinite(tile_CHW) & ~empty_CHW).any():

@@ -15,13 +15,13 @@ from ringmoe.raster import read
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
+from tests.fixtures.quality import KEEP_ALL
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 MS = ("B", "G", "R", "NIR")
 POLARISATIONS = ("HH", "HV", "VH", "VV")
 TILING = TilingConfig(tile=32, stride=16)
-KEEP_ALL = QualityConfig(max_black=1.0, drop_constant=False)
 
 LAYOUTS = {
     "striped": {},

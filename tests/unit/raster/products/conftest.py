@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.read import iter_tiles
 from ringmoe.raster.recognise import Catalogue, survey
 from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
+from tests.fixtures.quality import KEEP_ALL
 
 TILING = TilingConfig(tile=32, stride=32)
 
@@ -49,7 +49,7 @@ def mosaic() -> Callable[[Scene], np.ndarray]:
     def read(scene: Scene) -> np.ndarray:
         rows, cols = scene.height // 32 * 32, scene.width // 32 * 32
         whole: np.ndarray | None = None
-        for candidate in iter_tiles(scene, TILING, QualityConfig(max_black=1.0, drop_constant=False)):
+        for candidate in iter_tiles(scene, TILING, KEEP_ALL):
             assert candidate.tile is not None
             pixels_CHW = candidate.tile.pixels_CHW
             if whole is None:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from ringmoe.errors import SceneError
-from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.read import iter_tiles
 from ringmoe.raster.recognise import recognise
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.products import alos, gaofen, gaofen3, landsat, planet, sentinel1, sentinel2
+from tests.fixtures.quality import KEEP_ALL
 
 
 def read_all(folder: Path) -> None:
     for scene in recognise([folder], tile=32).scenes:
-        for _ in iter_tiles(scene, TilingConfig(tile=32, stride=32), QualityConfig()):
+        for _ in iter_tiles(scene, TilingConfig(tile=32, stride=32), KEEP_ALL):
             pass
 
 

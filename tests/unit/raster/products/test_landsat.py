@@ -32,7 +32,7 @@ def test_every_form_and_level(
     assert (scene.units, scene.dtype, scene.nodata, scene.radiometry) == ("dn", "uint16", 0.0, radiometry)
     assert (scene.acquired, scene.crs, scene.gsd) == (acquired, "EPSG:32632", 30.0)
     assert (scene.product.kind, scene.product.place) == (kind, "path 193, row 028")
-    assert (scene.product.identifier, scene.product.mask.kind, scene.product.unused) == (name, "QA_PIXEL", 4)
+    assert (scene.product.identifier, scene.product.mask.kind, scene.product.unused) == (name, "QA_PIXEL", 3)
     np.testing.assert_array_equal(mosaic(scene), pixels)  # blue, green, red, near infrared
     np.testing.assert_array_equal(read_mask(scene), quality)
 

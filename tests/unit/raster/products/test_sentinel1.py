@@ -12,12 +12,12 @@ from rasterio.control import GroundControlPoint
 from ringmoe.errors import SceneError
 from ringmoe.raster.calibration import CalibrationTable
 from ringmoe.raster.products.sentinel1 import CALIBRATED, UNCALIBRATED
-from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.read import iter_tiles
 from ringmoe.raster.scene import UnusableError
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.products import sentinel1
 from tests.fixtures.products.raster import write
+from tests.fixtures.quality import KEEP_ALL
 
 
 def by_hand(polarisation: str, row: int, col: int) -> float:
@@ -63,7 +63,7 @@ def test_slc_is_calibrated(tmp_path: Path, scenes_of: Any, mosaic: Any):
             for row, col in PLACES:
                 expected = drawn[swath, pol][row, col] / by_hand(pol, row, col)
                 assert complex(*pixels[place : place + 2, row, col]) == pytest.approx(complex(expected), rel=1e-5)
-    tile = next(iter_tiles(scenes[0], TilingConfig(tile=32), QualityConfig())).tile
+    tile = next(iter_tiles(scenes[0], TilingConfig(tile=32), KEEP_ALL)).tile
     assert tile is not None
     assert (tile.record.absent, tile.record.radiometry) == (("HH", "HV"), CALIBRATED)
 
@@ -103,7 +103,7 @@ def test_control_points_are_kept(tied: bool, tmp_path: Path, scenes_of: Any):
             write(next(root.rglob(f"s1a-iw-grd-{pol}-*.tiff")), drawn[pol])
     scene = scenes_of(tmp_path)[0]
     assert (scene.crs, scene.transform, len(scene.control)) == (None, None, 12)
-    tiles = [c.tile for c in iter_tiles(scene, TilingConfig(tile=32, stride=32), QualityConfig()) if c.tile]
+    tiles = [c.tile for c in iter_tiles(scene, TilingConfig(tile=32, stride=32), KEEP_ALL) if c.tile]
     record = tiles[4].record
     assert (record.row, record.col) == (32, 32)
     places = [(32, 32), (32, 64), (64, 64), (64, 32)]  # the ground lies askew but straight, so this is exact
@@ -118,7 +118,7 @@ def test_control_points_without_a_grid_give_no_corners(tmp_path: Path, scenes_of
     for pol in ("vv", "vh"):
         write(next(root.rglob(f"s1a-iw-grd-{pol}-*.tiff")), drawn[pol], gcps=points)
     scene = scenes_of(tmp_path)[0]
-    tile = next(iter_tiles(scene, TilingConfig(tile=32), QualityConfig())).tile
+    tile = next(iter_tiles(scene, TilingConfig(tile=32), KEEP_ALL)).tile
     assert tile is not None
     assert tile.record.corners is None
 
@@ -197,7 +197,7 @@ def test_measurement_that_was_cut_off(tmp_path: Path, scenes_of: Any):
     scene = scenes_of(tmp_path)[1]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SceneError, match=r"s1a-iw-grd-vv-.*(rows \d+ to \d+ cannot be read|damaged|cannot be opened)"):
-        list(iter_tiles(scene, TilingConfig(tile=32), QualityConfig()))
+        list(iter_tiles(scene, TilingConfig(tile=32), KEEP_ALL))
 
 
 def test_real_control_points(real_data: Path, tmp_path: Path, scenes_of: Any):
@@ -206,7 +206,7 @@ def test_real_control_points(real_data: Path, tmp_path: Path, scenes_of: Any):
         shutil.copy(real_data / "sar_l2" / "s1_grd_gcps_overview_uint16.tif", next(root.glob(f"measurement/*-{pol}-*")))
     scene = scenes_of(tmp_path)[0]
     lons, lats = (np.array([point[axis] for point in scene.control]) for axis in (2, 3))
-    tiles = [c.tile for c in iter_tiles(scene, TilingConfig(tile=192, stride=192), QualityConfig()) if c.tile]
+    tiles = [c.tile for c in iter_tiles(scene, TilingConfig(tile=192, stride=192), KEEP_ALL) if c.tile]
     assert tiles
     for tile in tiles:
         assert tile.record.corners is not None

@@ -1,0 +1,146 @@
+"""``striped``: lines of a detector that are dead, out of place, or repeat.
+
+A line (a row or a column) of a window is compared with those beside it, in each channel for itself. Two things are
+looked for. They must show in every cell along the line: hardly anything on the ground is that long and that straight.
+
+1. *Out of place*: the line differs from both neighbours more than ``_CONTRAST`` times as much as these differ from
+   each other, ``min(|l - a|, |b - l|) > 4 |b - a|`` in sums of absolute differences. On the ground, what lies two
+   pixels apart differs at least as much as what lies one apart; a dead, hot or scrambled line turns this round.
+2. *Repeated*: one or more lines equal the one before them to the last bit, while in the pairs right before and behind
+   them fewer than half of the pixels do. This finds lines that were filled with their neighbour, and dropouts of
+   several lines. Where rows and columns both repeat the cause is another one (nearest-neighbour resampling, the
+   blocks of a strongly compressed JPEG), and nothing is said.
+
+All lines are screened at 4 places of each cell; what is suspicious there is confirmed at all pixels. Tiles below 32
+pixels are not judged: their lines are too short to tell.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ringmoe.raster.rules.windows import Windows
+from ringmoe.raster.scene import Pixels
+
+# C channels, H lines of W pixels, P pairs of neighbouring lines, K suspicious lines, X cells along a line
+# R, N windows
+
+_CONTRAST = 4
+_SMALLEST_TILE = 32
+_PLACES = 4  # of a cell where lines are screened
+
+
+def striped(strip_CHW: Pixels, windows: Windows) -> Pixels:
+    """Which windows have a faulty row or column: (C, H, W) to (R, N)."""
+    odd_RN, repeated_RN = _faulty_rows(strip_CHW, windows)
+    odd_NR, repeated_NR = _faulty_rows(strip_CHW.swapaxes(1, 2), windows)
+    faulty: Pixels = odd_RN | odd_NR.T | (repeated_RN ^ repeated_NR.T)
+    return faulty
+
+
+def can_be_striped(windows: Windows) -> bool:
+    """Whether lines are long enough to be judged."""
+    return windows.tile >= _SMALLEST_TILE
+
+
+def _faulty_rows(lines_CHW: Pixels, windows: Windows) -> tuple[Pixels, Pixels]:
+    """Which windows have a row out of place, and which a repeated one: two of (R, N)."""
+    num_places = min(windows.cell, _PLACES)
+    first = (windows.cell - num_places) // 2
+    places = range(first, first + num_places)  # side by side: they share what comes from memory at once
+    odd_CHN, equal_CPN = (windows.along(np.add, counts, axis=2) for counts in _screen(lines_CHW, places, windows.cell))
+    num = len(places) * windows.size
+    starts = range(0, lines_CHW.shape[1] - windows.tile + 1, windows.stride)
+    odd_RN = repeated_RN = np.zeros((len(starts), odd_CHN.shape[2]), dtype=bool)
+    suspicious_CHN = odd_CHN > 2 * num // 3
+    if suspicious_CHN.any():
+        odd_HN = np.logical_or.reduce(_confirm_odd(suspicious_CHN, lines_CHW, windows), axis=0)
+        odd_RN = np.stack([odd_HN[row : row + windows.tile - 2].any(axis=0) for row in starts])
+    repeats_CPN = equal_CPN == num
+    if repeats_CPN.any():
+        _confirm_repeats(repeats_CPN, lines_CHW, windows)
+        begins_CPN, ends_CPN = _runs(repeats_CPN, 2 * equal_CPN < num)
+        inside = [slice(row, row + windows.tile - 1) for row in starts]
+        repeated = [(ends_CPN[:, at] & (begins_CPN[:, at] >= at.start)).any(axis=(0, 1)) for at in inside]
+        repeated_RN = np.stack(repeated)
+    return odd_RN, repeated_RN
+
+
+def _screen(lines_CHW: Pixels, places: range, cell: int) -> tuple[Pixels, Pixels]:
+    """Looks at a few places of each cell.
+
+    Returns:
+        Of each line but the first and last, the places where it differs from both neighbours more than twice as much
+        as they from each other (C, H - 2, X); of each pair, the places where its lines are equal (C, H - 1, X).
+    """
+    odd, equal = [], []
+    for lines_HW in lines_CHW:
+        found = [_screen_places(lines_HW[:, place::cell].copy(order="K")) for place in places]
+        odd.append(_count([flags for flags, _ in found]))
+        equal.append(_count([flags for _, flags in found]))
+    return np.stack(odd), np.stack(equal)
+
+
+def _count(flags: Sequence[Pixels]) -> Pixels:
+    """How many of some booleans are true at each position: a few, so bytes will do on the way."""
+    total = flags[0].astype(np.uint8)
+    for each in flags[1:]:
+        total += each.view(np.uint8)
+    return total.astype(np.uint16)
+
+
+def _screen_places(sample_HX: Pixels) -> tuple[Pixels, Pixels]:
+    """``_screen`` at one place of each cell of one channel."""
+    near_PX = _difference(sample_HX[1:], sample_HX[:-1])
+    far_HX = _difference(sample_HX[2:], sample_HX[:-2])
+    least_HX = np.minimum(near_PX[1:], near_PX[:-1])
+    half_HX = least_HX * least_HX.dtype.type(0.5) if least_HX.dtype.kind == "f" else least_HX >> 1  # 2 x far overflows
+    return half_HX > far_HX, near_PX == 0
+
+
+def _difference(first: Pixels, second: Pixels) -> Pixels:
+    """Absolute difference; of signed integers as unsigned ones, which hold all of it."""
+    if first.dtype.kind == "f":
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart: Pixels = np.abs(first - second)
+            return apart
+    difference: Pixels = np.maximum(first, second) - np.minimum(first, second)
+    return difference.view(f"u{first.dtype.itemsize}")
+
+
+def _confirm_odd(suspicious_CHN: Pixels, lines_CHW: Pixels, windows: Windows) -> Pixels:
+    """Which windows of lines are out of place at all pixels: (C, H - 2, N)."""
+    confirmed_CHN = np.zeros_like(suspicious_CHN)
+    channels_K, lines_K = np.nonzero(suspicious_CHN.any(axis=2))
+    before_KW, line_KW, behind_KW = (lines_CHW[channels_K, lines_K + offset] for offset in range(3))
+    pairs = ((line_KW, before_KW), (behind_KW, line_KW), (behind_KW, before_KW))
+    shape = (len(lines_K), -1, windows.cell)
+    first_KX, second_KX, far_KX = (_difference(*pair).reshape(shape).sum(axis=2, dtype=np.float64) for pair in pairs)
+    equal = [(one == other).reshape(shape).sum(axis=2) for one, other in pairs[:2]]
+    odd_KX = (np.minimum(first_KX, second_KX) > _CONTRAST * far_KX) & (2 * np.maximum(*equal) < windows.cell)
+    confirmed_CHN[channels_K, lines_K] = windows.along(np.logical_and, odd_KX, axis=1)
+    return confirmed_CHN
+
+
+def _confirm_repeats(repeats_CPN: Pixels, lines_CHW: Pixels, windows: Windows) -> None:
+    """Takes back repeats that are none at all pixels."""
+    channels_K, pairs_K = np.nonzero(repeats_CPN.any(axis=2))
+    equal_KW = lines_CHW[channels_K, pairs_K] == lines_CHW[channels_K, pairs_K + 1]
+    equal_KX = np.logical_and.reduce(equal_KW.reshape(len(pairs_K), -1, windows.cell), axis=2)
+    repeats_CPN[channels_K, pairs_K] &= windows.along(np.logical_and, equal_KX, axis=1)
+
+
+def _runs(repeats_CPN: Pixels, changed_CPN: Pixels) -> tuple[Pixels, Pixels]:
+    """Runs of repeats between two pairs that changed.
+
+    Returns:
+        The last pair before the run that may end at each pair (C, P, N), and whether one does end there (C, P, N).
+    """
+    pairs_P1 = np.arange(repeats_CPN.shape[1])[:, None]
+    others_CPN = np.maximum.accumulate(np.where(repeats_CPN, -1, pairs_P1), axis=1)
+    begins_CPN = np.full_like(others_CPN, -1)
+    begins_CPN[:, 1:] = others_CPN[:, :-1]
+    ends_CPN = changed_CPN & (begins_CPN >= 0)
+    ends_CPN[:, 1:] &= repeats_CPN[:, :-1]
+    ends_CPN &= np.take_along_axis(changed_CPN, np.maximum(begins_CPN, 0), axis=1)
+    return begins_CPN, ends_CPN
