@@ -14,11 +14,12 @@ which builds its share (``build_share``): there whoever finishes last sees that 
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from ringmoe.config import files
+from ringmoe.data.duplicates import hashing, without_duplicates
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.layout import MANIFEST
 from ringmoe.data.manifest import Manifest, write_file
@@ -34,6 +35,7 @@ from ringmoe.raster.declare import Declarations
 from ringmoe.raster.recognise import Catalogue, recognise
 
 _QUARANTINE = "quarantine.json"
+_ALONE = "--drop-duplicates compares all scenes: build with local --workers, without ranks or shares"
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,21 @@ def build(
         SceneError: There is no usable scene, a scene that was named itself is damaged, or no tile is kept.
         ShardError: ``out`` holds other things or shards of another build, is damaged, or cannot be written.
     """
+    if team is not None and config.quality.drop_duplicates:
+        raise ConfigError(_ALONE)
     catalogue = recognise(
         scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
     )
     plan = _plan(catalogue, config)
     if (manifest := _finished(plan, out)) is None:
         with work_folder(out, plan) as work:
+            run = partial(run_units, workers=workers) if team is None else TeamWork(team, catalogue.scenes, workers)
+            if config.quality.drop_duplicates:
+                hashes = _Units(hashing(plan), work)
+                _build_rounds(hashes, run, catalogue.named, _half(progress, 0))
+                plan, progress = without_duplicates(plan, work, hashes.quarantined), _half(progress, 1)
             units = _Units(plan, work)
             num_reused = len(units.finished)
-            run = partial(run_units, workers=workers) if team is None else TeamWork(team, catalogue.scenes, workers)
             manifest = _conclude(units, run, catalogue.named, out, progress)
         remove_work(out)
         return BuildReport(manifest, catalogue, len(plan.units), num_reused)
@@ -187,6 +195,8 @@ def build_share(
         SceneError: As for ``build``. That of a scene or of the tiles: for whoever finishes last.
         ShardError: As for ``build``.
     """
+    if config.quality.drop_duplicates:
+        raise ConfigError(_ALONE)
     catalogue = recognise(
         scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
     )
@@ -237,17 +247,12 @@ def _finished(plan: Plan, out: Path) -> Manifest | None:
 def _conclude(
     units: "_Units", run: _RunUnits, named: Collection[str], out: Path, progress: OnProgress | None
 ) -> Manifest:
-    """Builds what is missing, in rounds, and publishes.
-
-    A round runs to its end before the scenes that it found broken are quarantined, so its outcome does not depend on
-    which unit is first.
+    """Builds what is missing and publishes.
 
     Raises:
         SceneError: A broken scene is one of those that were named themselves, or no tile is kept.
     """
-    units.run(run, units.plan.units, progress)
-    while units.quarantine(named):
-        units.run(run, units.plan.units, progress)
+    _build_rounds(units, run, named, progress)
     results = {
         key: [units.finished[unit.name] for unit in units.plan.units if unit.modality == key]
         for key in dict.fromkeys(unit.modality for unit in units.plan.units)
@@ -255,6 +260,27 @@ def _conclude(
     if not any(result.shards for found in results.values() for result in found):
         raise SceneError(_nothing_kept(results, units.quarantined))
     return publish(units.plan, results, tuple(units.quarantined.values()), units.work, out)
+
+
+def _build_rounds(units: "_Units", run: _RunUnits, named: Collection[str], progress: OnProgress | None) -> None:
+    """Builds what is missing, in rounds.
+
+    A round runs to its end before the scenes that it found broken are quarantined, so its outcome does not depend on
+    which unit is first.
+
+    Raises:
+        SceneError: A broken scene is one of those that were named themselves.
+    """
+    units.run(run, units.plan.units, progress)
+    while units.quarantine(named):
+        units.run(run, units.plan.units, progress)
+
+
+def _half(progress: OnProgress | None, number: int) -> OnProgress | None:
+    """Tells how far the first (0) or second (1) of two passes is, as a part of both."""
+    if progress is None:
+        return None
+    return lambda at: progress(replace(at, done=number * at.total + at.done, total=2 * at.total))
 
 
 @dataclass
@@ -322,12 +348,14 @@ class _Units:
         for name in sorted(self.broken):
             self.quarantined.setdefault(self.broken[name].name, self.broken[name])
         self.broken.clear()
+        if any(unit.duplicates for unit in self.plan.units):  # what was a duplicate of a broken scene comes back
+            self.plan = without_duplicates(self.plan, self.work, self.quarantined)
         for unit in self.plan.units:
             for scene in unit.scenes:
                 if scene.name in self.quarantined and scene.name in named:
                     raise SceneError(f"{scene.path}: {self.quarantined[scene.name].message}")
-            result = self.finished.get(unit.name)
-            if result is not None and result.excluded != unit.without(self.quarantined).excluded:
+            result, wanted = self.finished.get(unit.name), unit.without(self.quarantined)
+            if result is not None and result.stem != wanted.stem:
                 del self.finished[unit.name]
         self.quarantined = dict(sorted(self.quarantined.items()))
         write_file(self.work, _QUARANTINE, json.dumps(files.to_dict(list(self.quarantined.values()))).encode())

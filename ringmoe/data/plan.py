@@ -81,6 +81,10 @@ class Span:
     num_windows: int
 
 
+Place = tuple[int, int, int]
+"""Number of the scene, first row and first column of a tile."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """What one worker does at a time.
@@ -91,6 +95,8 @@ class Unit:
         spans: Rows of tiles in their order.
         config: Settings of the build.
         excluded: Quarantined scenes whose spans were taken out.
+        duplicates: Tiles that are dropped as near-duplicates.
+        hashes_only: Only looks for near-duplicates: writes hashes of tiles, and no shards.
     """
 
     modality: str
@@ -98,16 +104,23 @@ class Unit:
     spans: tuple[Span, ...]
     config: BuildConfig
     excluded: tuple[str, ...] = ()
+    duplicates: tuple[Place, ...] = ()
+    hashes_only: bool = False
 
     @property
     def name(self) -> str:
         """Its name in the plan."""
-        return f"{self.modality}-{self.number:06d}"
+        return f"{self.modality}-{self.number:06d}{'-hashes' if self.hashes_only else ''}"
+
+    @property
+    def duplicates_digest(self) -> str:
+        """Changes with its near-duplicates; empty where it has none."""
+        return hashlib.sha256(json.dumps(self.duplicates).encode()).hexdigest() if self.duplicates else ""
 
     @property
     def stem(self) -> str:
         """What the names of its files begin with."""
-        return file_stem(self.name, self.excluded)
+        return file_stem(self.name, self.excluded, self.duplicates_digest)
 
     @property
     def num_windows(self) -> int:
@@ -168,14 +181,15 @@ def cut_units(scenes: Sequence[Scene], config: BuildConfig) -> tuple[Unit, ...]:
     )
 
 
-def file_stem(name: str, excluded: Sequence[str]) -> str:
-    """What the names of a unit's files begin with: other ones for each set of scenes that it is built without.
+def file_stem(name: str, excluded: Sequence[str], duplicates: str = "") -> str:
+    """What the names of a unit's files begin with: other ones for each set of scenes and tiles that it is built without.
 
     So whoever has not yet heard that a scene is quarantined cannot write over what is built without it.
     """
-    if not excluded:
+    left_out = [*excluded, duplicates] if duplicates else [*excluded]
+    if not left_out:
         return name
-    return f"{name}-without-{hashlib.sha256(json.dumps(excluded).encode()).hexdigest()[:16]}"
+    return f"{name}-without-{hashlib.sha256(json.dumps(left_out).encode()).hexdigest()[:16]}"
 
 
 def refused_files(catalogue: Catalogue) -> tuple[RefusedFile, ...]:
@@ -256,7 +270,8 @@ def _cut(scenes: Sequence[tuple[Scene, str]], config: BuildConfig) -> Iterator[t
 def digest_of(scene: Scene) -> str:
     """Changes with what is known of a scene, and for each of its files the size and first, middle and last bytes.
 
-    Masks count, since tiles are dropped by them; one that is missing is found when it is read. Cheap, so that a second run over a large archive is quick, and the same for a copy of the archive.
+    Masks count, since tiles are dropped by them; one that is missing is told of when it is read. Cheap, so that a
+    second run over a large archive is quick, and the same for a copy of the archive.
     """
     known = files.to_dict(scene)
     del known["path"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.config import files
+from ringmoe.data.duplicates import Hashed, hash_of, write_hashes
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.examples import DroppedTile, DroppedTiles
 from ringmoe.data.inputs import Group
@@ -50,6 +51,7 @@ class UnitResult:
     Attributes:
         name: The unit.
         excluded: Quarantined scenes that it was built without.
+        duplicates: Digest of the near-duplicates that it was built without.
         dropped: Windows that each rule dropped.
         left_out: Tiles that each rule kept out of samples that are kept without them; only of grouped scenes.
         groups: Groups in the order in which they appear; the rows of the index count through them.
@@ -60,6 +62,7 @@ class UnitResult:
 
     name: str
     excluded: tuple[str, ...]
+    duplicates: str = ""
     dropped: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     groups: tuple[UnitGroup, ...] = ()
@@ -70,7 +73,7 @@ class UnitResult:
     @property
     def stem(self) -> str:
         """What the names of the unit's files begin with."""
-        return file_stem(self.name, self.excluded)
+        return file_stem(self.name, self.excluded, self.duplicates)
 
 
 def shard_file(stem: str, split: Split) -> str:
@@ -111,6 +114,8 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
     Raises:
         OSError: The files cannot be written; nothing half-written is left.
     """
+    if unit.hashes_only:
+        return _hash_unit(unit, folder)
     work = UnitAccounts()
     with ExitStack() as stack:
         writers: dict[Split, ShardWriter] = {}
@@ -125,8 +130,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
                     writers[split].add(key, tile, scene=span.number, group=work.take(tile, split))
                     del tile  # a view of a strip of the scene, which would stay until the next tile that is kept
             except SceneError as error:
-                broken = RefusedFile(name=span.scene.name, code="broken", message=str(error))
-                return leave_result(UnitResult(name=unit.name, excluded=unit.excluded, broken=broken), folder)
+                return _broken(unit, span, error, folder)
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
@@ -138,6 +142,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
     result = UnitResult(
         name=unit.name,
         excluded=unit.excluded,
+        duplicates=unit.duplicates_digest,
         dropped=dict(sorted(work.dropped.items())),
         groups=tuple(UnitGroup(group=group, tiles=dict(work.tiles[group])) for group in work.statistics),
         shards=shards,
@@ -152,6 +157,26 @@ def leave_result(result: UnitResult, folder: Path) -> UnitResult:
     return result
 
 
+def _hash_unit(unit: Unit, folder: Path) -> UnitResult:
+    """Writes the hashes of the tiles that the rules keep; the result last."""
+    hashed: list[Hashed] = []
+    for span in unit.spans:
+        try:
+            for tile, _ in UnitAccounts().kept(span, unit):
+                found = hash_of(tile.pixels_CHW, unit.modality)
+                hashed.append((span.number, tile.record.row, tile.record.col, found))
+        except SceneError as error:
+            return _broken(unit, span, error, folder)
+    write_hashes(folder, unit, hashed)
+    return leave_result(UnitResult(name=unit.name, excluded=unit.excluded), folder)
+
+
+def _broken(unit: Unit, span: Span, error: SceneError, folder: Path) -> UnitResult:
+    broken = RefusedFile(name=span.scene.name, code="broken", message=str(error))
+    result = UnitResult(name=unit.name, excluded=unit.excluded, duplicates=unit.duplicates_digest, broken=broken)
+    return leave_result(result, folder)
+
+
 class UnitAccounts:
     """The accounts of a unit's tiles while it is built."""
 
@@ -164,11 +189,13 @@ class UnitAccounts:
     def kept(self, span: Span, unit: Unit) -> Iterator[tuple[Tile, Split]]:
         """The tiles of a span that are kept; the others are counted."""
         group = _group_of(span.scene)
+        duplicates = {(row, col) for number, row, col in unit.duplicates if number == span.number}
         for candidate in iter_tiles(span.scene, unit.config.tiling, unit.config.quality, rows=span.rows):
-            if candidate.tile is not None and candidate.split is not None:
+            is_duplicate = (candidate.row, candidate.col) in duplicates
+            if candidate.tile is not None and candidate.split is not None and not is_duplicate:
                 yield candidate.tile, candidate.split
             else:
-                reason = str(candidate.reason)
+                reason = "near_duplicate" if candidate.reason is None else candidate.reason
                 self.dropped[reason] += 1
                 place = DroppedTile(reason=reason, scene=span.number, row=candidate.row, col=candidate.col, group=group)
                 self.examples.add(span.scene.name, place, candidate.pixels_CHW)

@@ -1,0 +1,86 @@
+"""Near-duplicates: the same ground delivered twice, found before the build in a pass of its own.
+
+The pass runs over the same units as the build and writes the hash of every tile that the other rules keep. Then it is
+known of each unit which tiles look like one of an earlier scene, so the build's units are as independent as ever, and
+the shards the same to the byte for any number of workers and after any interruption.
+
+A tile is a near-duplicate where its hash differs in at most ``hashes.NEAR`` bits from that of a tile of an earlier
+scene, in the order of names, of the same modality and the same minute. Scenes whose time is not known are compared with
+each other. Tiles of one scene are never duplicates of each other, however much they overlap; nor are images that were
+taken at different times: they are what a model is to learn from.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ringmoe import modality as registry
+from ringmoe.data.manifest import write_file
+from ringmoe.data.plan import Place, Plan, Unit
+from ringmoe.data.writer import npy_bytes
+from ringmoe.raster.rules.hashes import earlier_alike, picture_hash
+from ringmoe.raster.scene import Pixels
+
+_ROW = np.dtype([("scene", "<u4"), ("row", "<u4"), ("col", "<u4"), ("hash", "<u8")])
+_MINUTE = len("2021-01-31T12:34")
+
+Hashed = tuple[int, int, int, int]
+"""Scene, row, column and hash of a tile."""
+
+
+def hash_of(tile_CHW: Pixels, modality: str) -> int:
+    """The hash of a tile's pixels."""
+    return picture_hash(tile_CHW, is_complex=registry.get(modality).is_complex)
+
+
+def write_hashes(folder: Path, unit: Unit, hashed: Sequence[Hashed]) -> None:
+    """Writes what the pass found in a unit."""
+    write_file(folder, _file(unit), npy_bytes(np.array(hashed, dtype=_ROW)))
+
+
+def hashing(plan: Plan) -> Plan:
+    """The units of the pass."""
+    return replace(plan, units=tuple(replace(unit, hashes_only=True) for unit in plan.units))
+
+
+def without_duplicates(plan: Plan, folder: Path, broken: Collection[str]) -> Plan:
+    """The plan whose units know their near-duplicates.
+
+    Args:
+        plan: The plan.
+        folder: Where the pass has written.
+        broken: Quarantined scenes: their tiles are in no shard, so nothing is a duplicate of them.
+    """
+    units: list[Unit] = []
+    for key in plan.scenes:
+        own = [unit for unit in plan.units if unit.modality == key]
+        units += [
+            replace(unit, duplicates=places) for unit, places in zip(own, _places(own, folder, broken), strict=True)
+        ]
+    return replace(plan, units=tuple(units))
+
+
+def _places(units: Sequence[Unit], folder: Path, broken: Collection[str]) -> Iterator[tuple[Place, ...]]:
+    """The near-duplicates in each of a modality's units."""
+    spans = [span for unit in units for span in unit.spans]
+    left_out = {span.number for span in spans if span.scene.name in broken}
+    minutes = {span.number: (span.scene.acquired or "")[:_MINUTE] for span in spans}
+    ranks = {minute: rank for rank, minute in enumerate(sorted(set(minutes.values())))}
+    found = [np.load(folder / _file(replace(unit, hashes_only=True)), allow_pickle=False) for unit in units]
+    found = [rows[~np.isin(rows["scene"], list(left_out))] for rows in found]
+    tiles = np.concatenate(found)
+    minute_N = np.array([ranks[number] for number in map(minutes.__getitem__, tiles["scene"].tolist())], dtype=np.int64)
+    alike_N = np.zeros(len(tiles), dtype=bool)
+    for minute in range(len(ranks)):
+        (at,) = np.nonzero(minute_N == minute)
+        alike_N[at] = earlier_alike(tiles["hash"][at], tiles["scene"][at].astype(np.int64))
+    ends = np.cumsum([len(rows) for rows in found])
+    for end, rows in zip(ends.tolist(), found, strict=True):
+        alike = rows[alike_N[end - len(rows) : end]]
+        yield tuple((scene, row, col) for scene, row, col, _ in alike.tolist())
+
+
+def _file(unit: Unit) -> str:
+    return f"{unit.name}.npy"

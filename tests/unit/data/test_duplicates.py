@@ -1,0 +1,156 @@
+"""Near-duplicates: the same ground delivered twice is dropped once, and a build with this pass is a build like any."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from ringmoe.data.build import build
+from ringmoe.data.durable import DurableFile
+from ringmoe.data.manifest import Manifest
+from ringmoe.data.plan import BuildConfig
+from ringmoe.raster.quality import QualityConfig
+from ringmoe.raster.rules.hashes import NEAR, earlier_alike, picture_hash
+
+from .conftest import SMALL, damage, write_scene
+
+CONFIG = replace(SMALL, quality=QualityConfig(drop_duplicates=True))
+WINDOWS = 7 * 8  # of a scene; one row lies across the border of the hold-out
+KEPT = 6 * 8
+
+
+def _content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def _deliver(path: Path, key: str, seed: int, acquired: str | None, *, gain: float = 1.0) -> Path:
+    """A scene, taken at some time; with a gain, as a reprocessing would give it."""
+    write_scene(path, key, seed=seed)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write((dataset.read() * gain).astype(dataset.dtypes[0]))
+        if acquired is not None:
+            dataset.update_tags(ACQUIRED=acquired)
+    return path
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene, its reprocessing, the same picture at another time, and others."""
+    root = tmp_path_factory.mktemp("twice") / "in"
+    _deliver(root / "a.tif", "opt", 1, "2021-05-01T10:00:03")
+    _deliver(root / "b.tif", "opt", 1, "2021-05-01T10:00:41", gain=1.25)
+    _deliver(root / "c.tif", "opt", 1, "2021-05-06T10:00:03")
+    _deliver(root / "d.tif", "opt", 2, "2021-05-01T10:00:03")
+    _deliver(root / "e.tif", "sar_l1", 3, None)
+    _deliver(root / "f.tif", "sar_l1", 3, None)
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return build([archive], tmp_path_factory.mktemp("built") / "out", CONFIG).manifest
+
+
+def test_only_the_second_delivery_is_dropped(built: Manifest):
+    for key, num_scenes, kept in (("opt", 4, {0, 2, 3}), ("sar_l1", 2, {0})):
+        entry = built.modalities[key]
+        assert entry.candidates == num_scenes * WINDOWS
+        assert entry.dropped == {"near_duplicate": KEPT, "split_border": num_scenes * (WINDOWS - KEPT)}
+        assert {*built.open_index(key, "train")["scene"].tolist()} == kept
+
+
+def test_it_is_off_unless_asked_for(archive: Path, tmp_path: Path):
+    assert "near_duplicate" not in build([archive], tmp_path / "out", SMALL).manifest.modalities["opt"].dropped
+
+
+def test_any_number_of_workers_gives_the_same_bytes(archive: Path, built: Manifest, tmp_path: Path):
+    told: list[tuple[int, int]] = []
+    build([archive], tmp_path / "out", CONFIG, workers=2, progress=lambda *numbers: told.append(numbers))
+    assert _content(tmp_path / "out") == _content(built.root)
+    assert (told[0], told[-1]) == ((0, 2 * 6 * WINDOWS), (2 * 6 * WINDOWS, 2 * 6 * WINDOWS))
+    assert told == sorted(told)
+
+
+def _build_and_die(archive: Path, out: Path, config: BuildConfig, number: int) -> None:
+    commit, count = DurableFile.commit, 0
+
+    def deadly(file: DurableFile) -> None:
+        nonlocal count
+        count += 1
+        commit(file)
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    DurableFile.commit = deadly  # type: ignore[method-assign]
+    build([archive], out, config)
+
+
+@pytest.mark.parametrize("number", [2, 5, 17, 19, 30])
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(archive: Path, built: Manifest, tmp_path: Path, number: int):
+    child = multiprocessing.get_context("fork").Process(
+        target=_build_and_die, args=(archive, tmp_path / "out", CONFIG, number)
+    )
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    build([archive], tmp_path / "out", CONFIG)
+    assert _content(tmp_path / "out") == _content(built.root)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_what_looks_like_a_broken_scene_stays(archive: Path, tmp_path: Path, passes: int):
+    """The first delivery is broken, in the second case only once the first pass is done."""
+    folder = tmp_path / "in"
+    for name, seed in (("a", 1), ("b", 1), ("d", 2)):
+        _deliver(folder / f"{name}.tif", "opt", seed, "2021-05-01T10:00:03")
+    if passes == 1:
+        damage(folder / "a.tif")
+
+    def meanwhile(done: int, total: int) -> None:
+        if passes == 2 and done == total // 2:
+            damage(folder / "a.tif")
+
+    manifest = build([folder], tmp_path / "out", CONFIG, progress=meanwhile).manifest
+    assert [scene.name for scene in manifest.quarantined] == ["in/a.tif"]
+    entry = manifest.modalities["opt"]
+    assert {*manifest.open_index("opt", "train")["scene"].tolist()} == {1, 2}
+    assert entry.dropped == {"split_border": 2 * (WINDOWS - KEPT)}
+
+
+def _bits(one: int, other: int) -> int:
+    return (one ^ other).bit_count()
+
+
+def test_hashes_outlive_processing_and_tell_grounds_apart():
+    generator = np.random.default_rng(0)
+    tiles = generator.integers(0, 200, (40, 3, 48, 48)).astype(np.uint8)
+    hashes = [picture_hash(tile, is_complex=False) for tile in tiles]
+    for tile, found in zip(tiles, hashes, strict=True):
+        noisy = np.clip(1.2 * tile + 5 + generator.normal(0, 2, tile.shape), 0, 255).astype(np.uint8)
+        assert _bits(found, picture_hash(noisy, is_complex=False)) <= NEAR
+        turned = np.exp(1j) * (tile[:2] + 1j * tile[1:])
+        parts = [np.concatenate((x.real, x.imag)).astype(np.float32) for x in (turned, turned * np.exp(2j))]
+        assert _bits(*(picture_hash(part, is_complex=True) for part in parts)) <= NEAR
+    least = min(_bits(one, other) for i, one in enumerate(hashes) for other in hashes[:i])
+    assert least > 2 * NEAR
+
+
+def test_search_finds_what_comparing_all_pairs_finds():
+    generator = np.random.default_rng(1)
+    hashes = generator.integers(0, 1 << 63, 60, dtype=np.uint64)
+    hashes = np.concatenate((hashes, hashes, hashes))
+    for number in range(60, 180):
+        for bit in generator.choice(64, generator.integers(0, 6), replace=False):
+            hashes[number] ^= np.uint64(1) << np.uint64(bit)
+    scenes = generator.integers(0, 5, 180)
+    expected = [
+        any(_bits(int(h), int(o)) <= NEAR and t < s for o, t in zip(hashes, scenes, strict=True))
+        for h, s in zip(hashes, scenes, strict=True)
+    ]
+    assert earlier_alike(hashes, scenes).tolist() == expected
+    assert 20 < sum(expected) < 120
