@@ -19,7 +19,7 @@ import numpy as np
 from ringmoe import modality as registry
 from ringmoe.data.manifest import write_file
 from ringmoe.data.plan import Place, Plan, Unit
-from ringmoe.data.writer import npy_bytes
+from ringmoe.data.writer import npy_header
 from ringmoe.raster.rules.hashes import earlier_alike, picture_hash
 from ringmoe.raster.scene import Pixels
 
@@ -37,7 +37,8 @@ def hash_of(tile_CHW: Pixels, modality: str) -> int:
 
 def write_hashes(folder: Path, unit: Unit, hashed: Sequence[Hashed]) -> None:
     """Writes what the pass found in a unit."""
-    write_file(folder, _file(unit), npy_bytes(np.array(hashed, dtype=_ROW)))
+    rows = np.array(hashed, dtype=_ROW)
+    write_file(folder, _file(unit), npy_header(rows) + rows.tobytes())
 
 
 def hashing(plan: Plan) -> Plan:

@@ -150,7 +150,8 @@ def judge(
     if config.max_saturated < 1:
         applies["saturated"] = strip.clipped(evidence.saturated, config.max_saturated)
         if marks.saturated_HW is not None:
-            applies["saturated"] |= strip.marked(marks.saturated_HW) > config.max_saturated
+            marked_RN = strip.marked(marks.saturated_HW) > config.max_saturated
+            applies["saturated"] = applies["saturated"] | marked_RN
     if config.drop_striped and can_be_striped(strip.windows):
         applies["striped"] = striped(strip.pixels_CHW, strip.windows)
     if config.max_cloud < 1 and marks.cloud_HW is not None:
@@ -182,6 +183,7 @@ class _Strip:
             for extremum in (np.minimum, np.maximum)
         )
         self._none_RN = windows.total(np.zeros(self._low_CYX.shape[1:], dtype=np.int32)) > 0
+        self._none_RN.flags.writeable = False  # several rules return it
         may_be_black = np.logical_and.reduce(self._may_hold(0.0) | self._may_hold(nodata))
         self.black_HW = np.logical_and.reduce(list(map(self._empty, self.pixels_CHW))) if may_be_black.any() else None
         self.black_RN = self._share(self.black_HW)

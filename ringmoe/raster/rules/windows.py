@@ -13,7 +13,7 @@ from ringmoe.raster.scene import Pixels
 
 # H rows, W columns of a strip; Y rows, X columns of cells; R rows, N columns of windows
 
-_SAMPLES = 8  # along one side of a cell, where a sample of the pixels will do
+_SAMPLES = 24  # along one side of a window, where a sample of the pixels will do
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Windows:
 
     @property
     def thinning(self) -> int:
-        """Distance of the pixels of a sample: a divisor of the cell that leaves it 8 or more along a side."""
-        wanted = max(self.cell // _SAMPLES, 1)
+        """Distance of the pixels of a sample: a divisor of the cell that leaves 24 or more along a window's side."""
+        wanted = max(self.tile // _SAMPLES, 1)
         return next(step for step in range(wanted, 0, -1) if self.cell % step == 0)
 
     @property
