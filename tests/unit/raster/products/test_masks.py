@@ -130,15 +130,22 @@ def test_the_declared_number_of_sentinel_2_is_the_only_one_that_counts(clear: An
     assert reasons(replace(scene, product=replace(scene.product, saturated=None)))[0] == "saturated"
 
 
-@pytest.mark.parametrize("message", ["is missing", "damaged, empty or misnamed", "damaged"])
-def test_a_mask_that_cannot_be_read_breaks_its_scene(message: str, clear: Any):
-    scene = clear("SCL")
+@pytest.mark.parametrize(
+    ("kind", "kept", "message"),
+    [
+        ("SCL", None, "is missing"),
+        ("SCL", 0.0, "damaged, empty or misnamed"),
+        ("QA_PIXEL", 0.5, "is cut off or damaged"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_breaks_its_scene(kind: str, kept: float | None, message: str, clear: Any):
+    scene = clear(kind)
     path = scene.path / scene.product.mask.file
     content = path.read_bytes()
     path.unlink()
-    if message != "is missing":
-        path.write_bytes(content[: len(content) * 9 // 10] if message == "damaged" else b"")
-    with pytest.raises(SceneError, match=rf"(?s)_SCL_20m\.jp2.*{message}"):
+    if kept is not None:
+        path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(SceneError, match=rf"(?s)_{kind}.*{message}"):
         reasons(scene)
     assert reasons(scene, max_cloud=1, max_saturated=1) == [None] * 9
 
