@@ -178,10 +178,8 @@ class _Strip:
         """Finds extremes and black pixels."""
         width = strip_CHW.shape[2] // windows.cell * windows.cell  # columns right of this are in no window
         self.pixels_CHW, self.windows, self._nodata = strip_CHW[:, :, :width], windows, nodata
-        self._low_CYX, self._high_CYX = (
-            np.stack([windows.reduce(extremum, channel_HW) for channel_HW in self.pixels_CHW])
-            for extremum in (np.minimum, np.maximum)
-        )
+        extremes = [(windows.reduce(np.minimum, c_HW), windows.reduce(np.maximum, c_HW)) for c_HW in self.pixels_CHW]
+        self._low_CYX, self._high_CYX = (np.stack(each) for each in zip(*extremes, strict=True))
         self._none_RN = windows.total(np.zeros(self._low_CYX.shape[1:], dtype=np.int32)) > 0
         self._none_RN.flags.writeable = False  # several rules return it
         may_be_black = np.logical_and.reduce(self._may_hold(0.0) | self._may_hold(nodata))
@@ -214,6 +212,8 @@ class _Strip:
                 np.stack([self.windows.reduce(extremum, np.where(self.black_HW, limit, c)) for c in self.pixels_CHW])
                 for extremum, limit in ((np.minimum, limits.max), (np.maximum, limits.min))
             )
+        if not (low_CYX >= high_CYX).all(axis=0).any():
+            return self._none_RN
         each = zip(low_CYX, high_CYX, strict=True)
         constant_CRN = [self._lowest(low_YX) >= self._highest(high_YX) for low_YX, high_YX in each]
         return np.asarray(np.logical_and.reduce(constant_CRN))
@@ -226,11 +226,11 @@ class _Strip:
             limit: The share.
         """
         clipped_RN = self._none_RN
-        for channel_HW, high_YX in zip(self.pixels_CHW, self._high_CYX, strict=True):
-            high_RN = self._highest(high_YX)
-            for top in _FULL_SCALES if declared is None else (declared,):
-                if (at_RN := high_RN == top).any():
-                    clipped_RN = clipped_RN | (at_RN & (self._share(channel_HW == top) > limit))
+        for top in _FULL_SCALES if declared is None else (declared,):
+            for channel in np.nonzero((self._high_CYX == top).any(axis=(1, 2)))[0]:
+                at_RN = self._highest(self._high_CYX[channel]) == top
+                if at_RN.any():
+                    clipped_RN = clipped_RN | (at_RN & (self._share(self.pixels_CHW[channel] == top) > limit))
         return clipped_RN
 
     def marked(self, marks_HW: Pixels) -> Pixels:
