@@ -1,12 +1,13 @@
 """``striped``: lines of a detector that are dead, out of place, or repeat.
 
-A line (a row or a column) of a window is compared with those beside it, in each channel for itself. Two things are
+A line (a row or a column) of a window is compared with those beside it, in each channel for itself. Three things are
 looked for. They must show in every cell along the line: hardly anything on the ground is that long and that straight.
 
-1. *Out of place*: the line differs from both neighbours more than ``_CONTRAST`` times as much as these differ from
-   each other, ``min(|l - a|, |b - l|) > 4 |b - a|`` in sums of absolute differences. On the ground, what lies two
-   pixels apart differs at least as much as what lies one apart; a dead, hot or scrambled line turns this round.
-2. *Repeated*: one or more lines equal the one before them to the last bit, while in the pairs right before and behind
+1. *Dead*: the line holds one single value, and in every cell fewer than half of the pixels of the lines beside do.
+2. *Out of place*: the line differs from both neighbours more than ``_CONTRAST`` times as much as these differ from
+   each other, ``min(|l - a|, |b - l|) > 3 |b - a|`` in sums of absolute differences. On the ground, what lies two
+   pixels apart differs at least as much as what lies one apart; a hot or scrambled line turns this round.
+3. *Repeated*: one or more lines equal the one before them to the last bit, while in the pairs right before and behind
    them fewer than half of the pixels do. This finds lines that were filled with their neighbour, and dropouts of
    several lines. Where rows and columns both repeat the cause is another one (nearest-neighbour resampling, the
    blocks of a strongly compressed JPEG), and nothing is said.
@@ -23,7 +24,7 @@ from ringmoe.raster.scene import Pixels
 # C channels, H lines of W pixels, P pairs of neighbouring lines, K suspicious lines, X cells along a line, S samples
 # R, N windows
 
-_CONTRAST = 4
+_CONTRAST = 3
 _SMALLEST_TILE = 32
 _PLACES = 3  # of a cell where lines are screened
 
@@ -42,7 +43,7 @@ def can_be_striped(windows: Windows) -> bool:
 
 
 def _faulty_rows(lines_CHW: Pixels, windows: Windows) -> tuple[Pixels, Pixels]:
-    """Which windows have a row out of place, and which a repeated one: two of (R, N)."""
+    """Which windows have a row that is dead or out of place, and which a repeated one: two of (R, N)."""
     num_places = min(windows.cell, _PLACES)
     first = (windows.cell - num_places) // 2
     places = range(first, first + num_places)  # side by side: they share what comes from memory at once
@@ -68,8 +69,9 @@ def _screen(lines_CHW: Pixels, places: range, cell: int) -> tuple[Pixels, Pixels
     """Looks at a few places of each cell.
 
     Returns:
-        Of each line but the first and last, the places where it differs from both neighbours more than twice as much
-        as they from each other (C, H - 2, X); of each pair, the places where its lines are equal (C, H - 1, X).
+        Of each line but the first and last, the places where it differs from both neighbours: more than twice as much
+        as they from each other, or as one value that it holds at all places (C, H - 2, X). Of each pair, the places
+        where its lines are equal (C, H - 1, X).
     """
     num_channels, num_lines, width = lines_CHW.shape
     odd_CHX = np.empty((num_channels, num_lines - 2, width // cell), dtype=np.uint16)
@@ -80,7 +82,9 @@ def _screen(lines_CHW: Pixels, places: range, cell: int) -> tuple[Pixels, Pixels
         far_SHX = _difference(sample_SHX[:, 2:], sample_SHX[:, :-2])
         least_SHX = np.minimum(near_SPX[:, 1:], near_SPX[:, :-1])
         half_SHX = least_SHX >> 1 if least_SHX.dtype.kind == "u" else least_SHX / 2  # twice the other may overflow
-        np.add.reduce(half_SHX > far_SHX, axis=0, dtype=np.uint16, out=odd_HX)
+        flat_HX = np.logical_and.reduce(sample_SHX[1:, 1:-1] == sample_SHX[:-1, 1:-1], axis=0)
+        odd_SHX = (half_SHX > far_SHX) | (flat_HX & (least_SHX > 0))
+        np.add.reduce(odd_SHX, axis=0, dtype=np.uint16, out=odd_HX)
         np.add.reduce(near_SPX == 0, axis=0, dtype=np.uint16, out=equal_PX)
     return odd_CHX, equal_CPX
 
@@ -96,7 +100,7 @@ def _difference(first: Pixels, second: Pixels) -> Pixels:
 
 
 def _confirm_odd(suspicious_CHN: Pixels, lines_CHW: Pixels, windows: Windows) -> Pixels:
-    """Which windows of lines are out of place at all pixels: (C, H - 2, N)."""
+    """Which windows of lines are dead or out of place at all pixels: (C, H - 2, N)."""
     confirmed_CHN = np.zeros_like(suspicious_CHN)
     channels_K, lines_K = np.nonzero(suspicious_CHN.any(axis=2))
     before_KW, line_KW, behind_KW = (lines_CHW[channels_K, lines_K + offset] for offset in range(3))
@@ -104,8 +108,14 @@ def _confirm_odd(suspicious_CHN: Pixels, lines_CHW: Pixels, windows: Windows) ->
     shape = (len(lines_K), -1, windows.cell)
     first_KX, second_KX, far_KX = (_difference(*pair).reshape(shape).sum(axis=2, dtype=np.float64) for pair in pairs)
     equal = [(one == other).reshape(shape).sum(axis=2) for one, other in pairs[:2]]
-    odd_KX = (np.minimum(first_KX, second_KX) > _CONTRAST * far_KX) & (2 * np.maximum(*equal) < windows.cell)
-    confirmed_CHN[channels_K, lines_K] = windows.along(np.logical_and, odd_KX, axis=1)
+    changed_KX = 2 * np.maximum(*equal) < windows.cell
+    odd_KX = changed_KX & (np.minimum(first_KX, second_KX) > _CONTRAST * far_KX)
+    low_KN, high_KN = (
+        windows.along(extremum, extremum.reduce(line_KW.reshape(shape), axis=2), axis=1)
+        for extremum in (np.minimum, np.maximum)
+    )
+    dead_KN = windows.along(np.logical_and, changed_KX, axis=1) & (low_KN == high_KN)
+    confirmed_CHN[channels_K, lines_K] = windows.along(np.logical_and, odd_KX, axis=1) | dead_KN
     return confirmed_CHN
 
 
