@@ -144,3 +144,10 @@ def test_synthetic_scenes_have_no_faulty_lines(tmp_path: Path):
     )
     assert found["striped"] == 0
     assert found[None] > 100
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_dead_line_in_speckle_is_found(dtype: str):
+    power = np.random.default_rng(3).exponential(30, (1, 192, 192)).clip(1, 255).astype(dtype)
+    power[0, :, 77] = 0
+    assert striped(power, WINDOWS).all()
