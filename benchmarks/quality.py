@@ -25,8 +25,7 @@ from rich.progress import track
 
 from ringmoe import modality as registry
 from ringmoe.batch import Tile
-from ringmoe.raster.products.masks import Marks
-from ringmoe.raster.quality import REASONS, Evidence, QualityConfig, judge
+from ringmoe.raster.quality import REASONS, Evidence, Marks, QualityConfig, judge
 from ringmoe.raster.read import Candidate, iter_tiles
 from ringmoe.raster.recognise import survey
 from ringmoe.raster.rules.clouds import CloudTest

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ringmoe.errors import ConfigError
-from ringmoe.raster.products.masks import Marks
 from ringmoe.raster.rules.clouds import CloudTest
 from ringmoe.raster.rules.lines import can_be_striped, striped
 from ringmoe.raster.rules.windows import Windows
@@ -80,6 +79,19 @@ class QualityConfig:
     def reads_masks(self) -> bool:
         """Whether any rule asks for the products' masks."""
         return min(self.max_cloud, self.max_saturated) < 1
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a product's masks say of some rows.
+
+    Attributes:
+        cloud_HW: (H, W) where there is cloud or its shadow; None where no mask says it.
+        saturated_HW: (H, W) where a pixel is saturated or defective; None where no mask says it.
+    """
+
+    cloud_HW: Pixels | None = None
+    saturated_HW: Pixels | None = None
 
 
 @dataclass(frozen=True)

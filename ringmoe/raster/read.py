@@ -17,8 +17,8 @@ from ringmoe.batch import Tile, TileRecord
 from ringmoe.errors import SceneError
 from ringmoe.raster.bandfiles import open_scene
 from ringmoe.raster.grid import ControlGrid
-from ringmoe.raster.products.masks import Marks, open_masks
-from ringmoe.raster.quality import Evidence, QualityConfig, judge
+from ringmoe.raster.products.masks import open_masks
+from ringmoe.raster.quality import Evidence, Marks, QualityConfig, judge
 from ringmoe.raster.rules.clouds import cloud_test
 from ringmoe.raster.scene import Mask, Pixels, Scene, Transform, UnusableError
 from ringmoe.raster.tiling import Split, TilingConfig

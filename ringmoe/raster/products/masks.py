@@ -12,12 +12,12 @@ Cloud and its shadow, by the makers' documents:
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ringmoe.raster import source
+from ringmoe.raster.quality import Marks
 from ringmoe.raster.scene import Mask, Pixels, Scene, UnusableError, naming
 
 # H rows, W columns
@@ -102,19 +102,6 @@ def read_mask(scene: Scene, rows: range | None = None) -> Pixels:
         raise UnusableError("missing_part", f"{scene.name} has no quality mask")
     with open_mask(scene, mask) as opened:
         return opened.read(range(scene.height) if rows is None else rows)
-
-
-@dataclass(frozen=True)
-class Marks:
-    """What a product's masks say of some rows.
-
-    Attributes:
-        cloud_HW: (H, W) where there is cloud or its shadow; None where no mask says it.
-        saturated_HW: (H, W) where a pixel is saturated or defective; None where no mask says it.
-    """
-
-    cloud_HW: Pixels | None = None
-    saturated_HW: Pixels | None = None
 
 
 class MaskReader:

@@ -84,8 +84,8 @@ def _screen(lines_CHW: Pixels, places: range, cell: int) -> tuple[Pixels, Pixels
         half_SHX = least_SHX >> 1 if least_SHX.dtype.kind == "u" else least_SHX / 2  # twice the other may overflow
         flat_HX = np.logical_and.reduce(sample_SHX[1:, 1:-1] == sample_SHX[:-1, 1:-1], axis=0)
         odd_SHX = (half_SHX > far_SHX) | (flat_HX & (least_SHX > 0))
-        np.add.reduce(odd_SHX, axis=0, dtype=np.uint16, out=odd_HX)
-        np.add.reduce(near_SPX == 0, axis=0, dtype=np.uint16, out=equal_PX)
+        odd_HX[...] = np.add.reduce(odd_SHX.view(np.uint8), axis=0, dtype=np.uint8)  # of bytes: several times faster
+        equal_PX[...] = np.add.reduce((near_SPX == 0).view(np.uint8), axis=0, dtype=np.uint8)
     return odd_CHX, equal_CPX
 
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ringmoe.errors import ConfigError
-from ringmoe.raster.products.masks import Marks
-from ringmoe.raster.quality import REASONS, Evidence, QualityConfig, judge
+from ringmoe.raster.quality import REASONS, Evidence, Marks, QualityConfig, judge
 
 
 def reference(tile_CHW: np.ndarray, nodata: float | None, config: QualityConfig) -> tuple[str | None, float]:
