@@ -192,7 +192,7 @@ def _describe(manifest: Manifest) -> None:
             console.print(f"{key}: pixels are coded without loss, {entry.codec}")
         if entry.dropped:
             console.print(f"{key}: dropped {sum(entry.dropped.values()):,} of {entry.candidates:,} windows")
-            for reason in sorted(entry.dropped, key=list(REASONS).index):
+            for reason in filter(entry.dropped.__contains__, REASONS):
                 console.print(f"  {entry.dropped[reason]:,} {reason}: {REASONS[reason]}")
     print_files("refused", manifest.refused)
     print_files("quarantined (broken inside; none of their tiles is in a shard)", manifest.quarantined)

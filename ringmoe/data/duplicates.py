@@ -18,7 +18,7 @@ import numpy as np
 
 from ringmoe import modality as registry
 from ringmoe.data.manifest import write_file
-from ringmoe.data.plan import Place, Plan, Unit
+from ringmoe.data.plan import Plan, TilePlace, Unit
 from ringmoe.data.writer import npy_header
 from ringmoe.raster.rules.hashes import earlier_alike, picture_hash
 from ringmoe.raster.scene import Pixels
@@ -63,7 +63,7 @@ def without_duplicates(plan: Plan, folder: Path, broken: Collection[str]) -> Pla
     return replace(plan, units=tuple(units))
 
 
-def _places(units: Sequence[Unit], folder: Path, broken: Collection[str]) -> Iterator[tuple[Place, ...]]:
+def _places(units: Sequence[Unit], folder: Path, broken: Collection[str]) -> Iterator[tuple[TilePlace, ...]]:
     """The near-duplicates in each of a modality's units."""
     spans = [span for unit in units for span in unit.spans]
     left_out = {span.number for span in spans if span.scene.name in broken}

@@ -51,7 +51,7 @@ class BuildConfig:
         """Checks the range.
 
         Raises:
-            ConfigError: ``tiles_per_shard`` is not positive, or ``min_members`` makes no sense.
+            ConfigError: ``tiles_per_shard`` is not positive, or settings that do not go together.
         """
         if self.tiles_per_shard < 1:
             raise ConfigError(f"tiles_per_shard must be at least 1; it is {self.tiles_per_shard}")
@@ -59,6 +59,11 @@ class BuildConfig:
             raise ConfigError(
                 f"min_members counts tiles of a grouped sample: it is at least 1 (here {self.min_members}), and needs "
                 "--grouped"
+            )
+        if self.grouped and self.quality.drop_duplicates:
+            raise ConfigError(
+                "near-duplicates are looked for among single tiles, not among grouped samples: leave out "
+                "--drop-duplicates or --grouped"
             )
 
 
@@ -81,7 +86,7 @@ class Span:
     num_windows: int
 
 
-Place = tuple[int, int, int]
+TilePlace = tuple[int, int, int]
 """Number of the scene, first row and first column of a tile."""
 
 
@@ -104,7 +109,7 @@ class Unit:
     spans: tuple[Span, ...]
     config: BuildConfig
     excluded: tuple[str, ...] = ()
-    duplicates: tuple[Place, ...] = ()
+    duplicates: tuple[TilePlace, ...] = ()
     hashes_only: bool = False
 
     @property

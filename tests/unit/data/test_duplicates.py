@@ -14,6 +14,7 @@ from ringmoe.data.build import build
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
+from ringmoe.errors import ConfigError
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.rules.hashes import NEAR, earlier_alike, picture_hash
 
@@ -62,6 +63,11 @@ def test_only_the_second_delivery_is_dropped(built: Manifest):
         assert entry.candidates == num_scenes * WINDOWS
         assert entry.dropped == {"near_duplicate": KEPT, "split_border": num_scenes * (WINDOWS - KEPT)}
         assert {*built.open_index(key, "train")["scene"].tolist()} == kept
+
+
+def test_grouped_samples_are_refused():
+    with pytest.raises(ConfigError, match="--drop-duplicates or --grouped"):
+        replace(CONFIG, grouped=True)
 
 
 def test_it_is_off_unless_asked_for(archive: Path, tmp_path: Path):
