@@ -187,7 +187,7 @@ def cut_units(scenes: Sequence[Scene], config: BuildConfig) -> tuple[Unit, ...]:
 
 
 def file_stem(name: str, excluded: Sequence[str], duplicates: str = "") -> str:
-    """What the names of a unit's files begin with: other ones for each set of scenes and tiles that it is built without.
+    """What the names of a unit's files begin with: other ones for each set of scenes and tiles that it lacks.
 
     So whoever has not yet heard that a scene is quarantined cannot write over what is built without it.
     """

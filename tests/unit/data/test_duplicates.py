@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from ringmoe.data.build import build
+from ringmoe.data.build import BuildProgress, Share, build, build_share
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
@@ -70,13 +70,18 @@ def test_grouped_samples_are_refused():
         replace(CONFIG, grouped=True)
 
 
+def test_shares_are_refused(archive: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="without ranks or shares"):
+        build_share([archive], tmp_path / "out", CONFIG, Share(0, 2))
+
+
 def test_it_is_off_unless_asked_for(archive: Path, tmp_path: Path):
     assert "near_duplicate" not in build([archive], tmp_path / "out", SMALL).manifest.modalities["opt"].dropped
 
 
 def test_any_number_of_workers_gives_the_same_bytes(archive: Path, built: Manifest, tmp_path: Path):
     told: list[tuple[int, int]] = []
-    build([archive], tmp_path / "out", CONFIG, workers=2, progress=lambda *numbers: told.append(numbers))
+    build([archive], tmp_path / "out", CONFIG, workers=2, progress=lambda at: told.append((at.done, at.total)))
     assert _content(tmp_path / "out") == _content(built.root)
     assert (told[0], told[-1]) == ((0, 2 * 6 * WINDOWS), (2 * 6 * WINDOWS, 2 * 6 * WINDOWS))
     assert told == sorted(told)
@@ -117,8 +122,8 @@ def test_what_looks_like_a_broken_scene_stays(archive: Path, tmp_path: Path, pas
     if passes == 1:
         damage(folder / "a.tif")
 
-    def meanwhile(done: int, total: int) -> None:
-        if passes == 2 and done == total // 2:
+    def meanwhile(at: BuildProgress) -> None:
+        if passes == 2 and at.done == at.total // 2:
             damage(folder / "a.tif")
 
     manifest = build([folder], tmp_path / "out", CONFIG, progress=meanwhile).manifest
