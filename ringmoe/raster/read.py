@@ -100,7 +100,7 @@ def iter_tiles(
                     place["corners"] = control.corners(row, col, tiling.tile)
                 record = TileRecord(**vars(first) | place)  # several times faster than dataclasses.replace
                 yield Candidate(Tile(pixels_CHW, record), row, col, None, split, pixels_CHW)
-        del strip_CHW, row_CHW, pixels_CHW  # nobody needs them while the next strip is read
+        del strip_CHW, row_CHW, pixels_CHW, marks, known  # nobody needs them while the next strip is read
 
 
 def _record(scene: Scene, tile: int) -> TileRecord:

@@ -40,7 +40,7 @@ class OpenMask:
             UnusableError: Its pixels do not divide into the scene's.
         """
         self.mask = mask
-        self._dataset = dataset
+        self._dataset, self._path = dataset, scene.path / mask.file
         self._times = scene.height // dataset.height
         if (dataset.height * self._times, dataset.width * self._times) != (scene.height, scene.width):
             raise UnusableError(
@@ -61,7 +61,7 @@ class OpenMask:
         except source.ERRORS as error:
             raise UnusableError(
                 "unreadable",
-                f"the mask {self.mask.file} is cut off or damaged ({source.reason(error)}): copy it again from its "
+                f"the mask {self.mask.file} is cut off or damaged ({source.reason(error, self._path)}): copy it again from its "
                 f"source, {_DO_WITHOUT}",
             ) from error
         fine_HW: Pixels = np.repeat(np.repeat(coarse_HW, self._times, axis=0), self._times, axis=1)
