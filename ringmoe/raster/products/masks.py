@@ -59,10 +59,10 @@ class OpenMask:
         try:
             (coarse_HW,) = source.read_rows(self._dataset, [1], range(first, -(-rows.stop // self._times)))
         except source.ERRORS as error:
+            said = source.reason(error, self._path)
             raise UnusableError(
                 "unreadable",
-                f"the mask {self.mask.file} is cut off or damaged ({source.reason(error, self._path)}): copy it again from its "
-                f"source, {_DO_WITHOUT}",
+                f"the mask {self.mask.file} is cut off or damaged ({said}): copy it again, {_DO_WITHOUT}",
             ) from error
         fine_HW: Pixels = np.repeat(np.repeat(coarse_HW, self._times, axis=0), self._times, axis=1)
         return fine_HW[rows.start - first * self._times :][: len(rows)]
