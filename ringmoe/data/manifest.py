@@ -166,7 +166,6 @@ class Manifest:
             ShardError: The file is missing, damaged or does not fit the manifest.
         """
         entry = self.modalities[modality].splits[split]
-        self.folder.check_sizes([entry.index])
         path = self.folder.where(entry.index.name)
         try:
             with self.folder.on_disk(entry.index) as file:

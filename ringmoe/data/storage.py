@@ -177,14 +177,18 @@ class LocalFolder:
 
     def read(self, name: str) -> bytes:
         """A small file, whole."""
+        return self._regular(name).read_bytes()
+
+    def _regular(self, name: str) -> Path:
+        """The path of a file; a named pipe in its place would be waited for without end."""
         path = self.path / name
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no regular file")
-        return path.read_bytes()
+        return path
 
     def on_disk(self, entry: FileEntry) -> AbstractContextManager[Path]:
         """The file itself."""
-        return nullcontext(self.path / entry.name)
+        return nullcontext(self._regular(entry.name))
 
     def check_present(self, shards: Sequence[FileEntry]) -> None:
         """Looks whether shards of one folder are there: one listing, however many there are."""

@@ -31,6 +31,10 @@ def verify_tiles(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
         The name of each shard, and in words what is wrong with it, the tiles named.
     """
     for key, entry in manifest.modalities.items():
+        try:
+            manifest.load_statistics(key)
+        except ShardError as error:
+            yield entry.statistics.name, [str(error)]
         for split, samples in entry.splits.items():
             try:
                 index = manifest.open_index(key, split)
@@ -45,6 +49,8 @@ def verify_tiles(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
 
 def _faults(path: Path, entry: ModalityEntry, rows: Index) -> Iterator[str]:
     """What is wrong with a shard, member by member."""
+    if not path.is_file():
+        return  # which whoever compares the files says
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for row in rows:
@@ -57,8 +63,6 @@ def _faults(path: Path, entry: ModalityEntry, rows: Index) -> Iterator[str]:
                     yield f"{pixels.name}: {fault}"
             if (surplus := tar.next()) is not None:
                 yield f"member {surplus.name} is not in the index"
-    except FileNotFoundError:
-        return  # which whoever compares the files says
     except (OSError, tarfile.TarError) as error:
         yield f"it cannot be read as a tar: {error}"
 
