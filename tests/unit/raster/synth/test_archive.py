@@ -86,7 +86,10 @@ def test_every_flaw_has_something_to_show(archive, catalogue):
             found["error"] += 1
     for fine in ("", "repeat"):
         assert reasons[fine]["None"] > 0.9 * reasons[fine].total()
-    assert reasons["border"]["black_border"] > 0
+    assert reasons["border"]["black_border"] + reasons["border"]["no_data"] > 0
+    assert reasons["saturated"]["saturated"] > 0
+    assert reasons["stripes"]["striped"] > 0
+    assert reasons["cloud"]["cloud_mask"] > 0
     assert reasons["broken"]["error"] > 0
 
 
