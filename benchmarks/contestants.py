@@ -116,12 +116,15 @@ def _logits_of(gate: nn.Module | None) -> Tensor:
     return gate.gate
 
 
+_NO_CHANCE = {"use_rts": False, "top2_2nd_expert_sampling": False}  # what nobody here wants costs time
+
+
 def _moe(layer: RMoELayer, names: tuple[str, ...], gate_DE: Tensor) -> nn.Module:
     """DeepSpeed's MoE with the weights of one of our families."""
     from deepspeed.moe.layer import MoE
 
     config, template = layer.config, _linear(layer, names[0])
-    moe = MoE(config.dim, template, len(names), k=config.top_k, drop_tokens=False, min_capacity=0)
+    moe = MoE(config.dim, template, len(names), k=config.top_k, drop_tokens=False, min_capacity=0, **_NO_CHANCE)
     moe.set_deepspeed_parallelism()
     with torch.no_grad():
         moe.deepspeed_moe.gate.wg.weight.copy_(gate_DE.t())

@@ -11,8 +11,8 @@ clock, tiles per second, in an epoch's order and in batches of 64:
 * filling: the same, into an empty cache;
 * warm: out of the cache that was filled.
 
-Then the whole loader of ``tiny``, crops and normalisation included, over HTTP without a cache, beside the images that
-its training consumes.
+Then the whole loader of ``tiny``, crops and normalisation included, over HTTP without a cache, in turns with optimiser
+steps of its model.
 """
 
 import multiprocessing
@@ -22,25 +22,28 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import torch
-import training_step
 from harness import Contestant, Found, claim, collect, one_thread, progress, take_turns
+from training_step import Settings, run_of
+from whole_loader import Steps
 
 from ringmoe import modality as registry
 from ringmoe.data.build import build
-from ringmoe.data.loader import Loader
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.order import SampleOrder
 from ringmoe.data.plan import BuildConfig
 from ringmoe.data.read import TileReader
 from ringmoe.data.storage import RemoteConfig
+from ringmoe.distributed.launch import start, stop
 from ringmoe.raster.tiling import TilingConfig
 from ringmoe.raster.write import write_geotiff
 from ringmoe.testing.http_server import FolderServer
+from ringmoe.train.build import build_trainer
 from ringmoe.train.loaders import train_loader
 
 FAMILY = "Reader over HTTP"
@@ -49,7 +52,7 @@ _TILE = 192  # height and width of the tiles, pixels
 _TILES = 576  # of each modality, about
 _BATCH = 64
 _ROUNDS = 5
-_BATCHES = 40  # of tiny's loader
+_STEPS = 9  # of tiny
 
 
 def make_shards(folder: Path) -> Manifest:
@@ -135,23 +138,25 @@ def _remote_reader(url: str, key: str, remote: RemoteConfig) -> TileReader:
 
 
 def supply(folder: Path) -> Found:
-    """Images of tiny's loader over HTTP beside those that tiny trains on in the same time."""
-    settings = training_step.Settings(steps=4)
-    consumed = training_step.measure(settings).images_per_second
-    config = training_step.run_of(settings, folder)
+    """Images of tiny's loader over HTTP beside those that tiny trains on, by the wall clock."""
+    settings = Settings()
+    config = run_of(settings, folder)
     (shards,) = config.data.shards
-    with served(Path(shards)) as url:
+    with served(Path(shards)) as url, closing(build_trainer(config, start())) as trainer:
+        one_thread()
+        steps = Steps(trainer)
         far = replace(config, data=replace(config.data, shards=(url,)))
         with closing(train_loader(far, rank=0, world=1)) as loader:
-            rates = [_images_per_second(loader, first) for first in range(0, 3 * _BATCHES, _BATCHES)]
+            batches = count()
+            ways = {
+                "ours": Contestant(lambda: loader.batch(next(batches), 0)),
+                "tiny": Contestant(steps.step, steps.draw),
+            }
+            seconds = take_turns(ways, _STEPS, now=time.perf_counter)
+    stop()
+    rates = {who: [settings.micro_batch / spent for spent in seconds[who]] for who in ways}
     setting = f"{settings.preset}, {settings.micro_batch} images, no cache"
-    return claim("ours, loader by URL / consumption", setting, rates, [consumed] * len(rates), ">= 10", unit="images/s")
-
-
-def _images_per_second(loader: Loader, first: int) -> float:
-    begun = time.perf_counter()
-    images = sum(loader.batch(step, 0).num_images for step in range(first, first + _BATCHES))
-    return images / (time.perf_counter() - begun)
+    return claim("ours, loader by URL / tiny", setting, rates["ours"], rates["tiny"], ">= 10", unit="images/s")
 
 
 def claims() -> Iterator[Found]:

@@ -1,6 +1,7 @@
 """``ringmoe plan``: whether a run fits, what its ranks exchange, how long a step may take; and what is fastest."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,10 +70,20 @@ class PlanConfig:
         """Checks the command line.
 
         Raises:
-            ConfigError: A number is below 1.
+            ConfigError: A number is below 1, or an option means nothing beside the others.
         """
         if not self.devices or min(self.devices) < 1 or self.show < 1:
             raise ConfigError(f"--devices {self.devices} and --show {self.show}: expected numbers from 1")
+        chosen = ("engine", "expert_parallel", "recompute")
+        given = [name for name in chosen if getattr(self, name) is not None]
+        if self.search and given:
+            raise ConfigError(f"--search chooses {_options(chosen)} itself: leave out {_options(given)}, or --search")
+        if not self.search and (self.engines != _ENGINES or self.show != 1):
+            raise ConfigError("--engines and --show say what a search tries and lists: they go with --search")
+
+
+def _options(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def run(config: PlanConfig) -> None:

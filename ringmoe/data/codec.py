@@ -8,6 +8,7 @@ The checksum is that of the stored bytes. So damage is found before any decoder 
 well as by whoever decodes them.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -25,6 +26,15 @@ SUFFIX: dict[Codec, str] = {"raw": "npy", "pco": "pco"}
 
 checksum = xxhash.xxh3_64_intdigest
 """XXH3, 64 bits, of a buffer: several times as fast as memory is copied, where CRC-32 takes longer than reading."""
+
+
+def checksum_of(parts: Iterable[bytes | memoryview]) -> int:
+    """The same of several buffers, one after the other."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return digest.intdigest()
+
 
 _PCO = ChunkConfig(enable_8_bit=True)
 

@@ -27,6 +27,7 @@ Location = str | Path
 """A folder on this machine, or a URL."""
 
 REPAIR = "Copy the folder again, or build the shards again"
+MOST_WAIT = 120.0  # seconds that are waited where the other side asks for it
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NO_PLACES = ("pipe:", "file:")  # what other readers of tars take for a command or a folder
 
@@ -63,6 +64,11 @@ class RemoteConfig:
     connections: int = 16
     attempts: int = 8
     timeout: float = 30.0
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a request has certainly come back or failed for good."""
+        return self.attempts * (self.timeout + MOST_WAIT)
 
     def __post_init__(self) -> None:
         """Checks the ranges.

@@ -116,7 +116,8 @@ def to_bfloat16(x_N: Tensor, random_N: Tensor) -> Tensor:
     """
     # bf16 is the upper half of fp32: what the lower half carries over into the upper one is the rounding
     carried_N = x_N.view(torch.int32) + (random_N & 0xFFFF).to(torch.int32)
-    return (carried_N & -0x10000).view(torch.float32).to(torch.bfloat16)
+    rounded_N = (carried_N & -0x10000).view(torch.float32).to(torch.bfloat16)
+    return torch.where(x_N.isfinite(), rounded_N, x_N.to(torch.bfloat16))  # a carry would make a number of some NaNs
 
 
 def uniform(random: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ EXIT_CODE = 124
 _WRITE_STACKS = signal.SIGUSR2
 _GRACE = 5.0  # seconds for a rank to write its stacks
 _PATIENCE = 10.0  # how many times as long as the one before a step may take
+_TICK = 1.0  # seconds between looks at the clock
 
 
 class Watchdog:
@@ -32,7 +33,9 @@ class Watchdog:
         path: Where this rank writes its stacks.
     """
 
-    def __init__(self, limit: float, folder: Path, rank: int, processes: Mapping[int, int]) -> None:
+    def __init__(
+        self, limit: float, folder: Path, rank: int, processes: Mapping[int, int], *, pause: float = 0.0
+    ) -> None:
         """Starts to watch.
 
         Args:
@@ -40,10 +43,11 @@ class Watchdog:
             folder: Where each rank writes its stacks, ``rank-0.txt`` and so on.
             rank: This rank.
             processes: Process of each rank on this machine.
+            pause: Seconds that are allowed between steps, beyond ten times the limit: the model is saved there.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = _stacks(folder, rank)
-        self._folder, self._rank, self._processes, self._limit = folder, rank, processes, limit
+        self._folder, self._rank, self._processes, self._limit, self._pause = folder, rank, processes, limit, pause
         self._file = self.path.open("w")
         # in C, without Python's lock: it writes whatever the process is waiting in
         faulthandler.register(_WRITE_STACKS, self._file, all_threads=True)
@@ -63,7 +67,7 @@ class Watchdog:
         """It ended. Saving and evaluating may follow, which take longer than a step."""
         now = time.monotonic()
         self._step, self._since = now - self._since, now
-        self._deadline = now + _PATIENCE * max(self._limit, self._step)
+        self._deadline = now + _PATIENCE * max(self._limit, self._step) + self._pause
 
     def close(self) -> None:
         """Watches no longer; stacks that nobody wrote leave no file."""
@@ -77,17 +81,22 @@ class Watchdog:
                 self._folder.rmdir()
 
     def _watch(self) -> None:
-        while not self._over.wait(min(1.0, self._limit / 4)):
-            if time.monotonic() > self._deadline:
-                self._end(time.monotonic() - self._since)
+        tick, seen = min(_TICK, self._limit / 4), time.monotonic()
+        while not self._over.wait(tick):
+            now = time.monotonic()
+            asleep, seen = now - seen - tick, now
+            if asleep > max(self._limit / 2, _TICK):  # this process was stopped itself, perhaps with its whole job
+                self._deadline += asleep
+            elif now > self._deadline:
+                self._end(now - self._since)
 
     def _end(self, waited: float) -> None:
         """Has all ranks of the machine write their stacks, and ends them; this one last."""
         with suppress(OSError):  # whoever read the output may be gone already
             print(
                 f"[rank {self._rank}] no progress for {waited:.0f} s: a rank was stopped, or waits for something "
-                f"that does not come. Stacks of the ranks of this machine are in {self._folder}; the job ends; "
-                "the same command continues it from the last checkpoint",
+                f"that does not come (--hang-after). Stacks of the ranks of this machine are in {self._folder}. The "
+                "job ends; the same command continues it from the last checkpoint",
                 file=sys.stderr,
                 flush=True,
             )

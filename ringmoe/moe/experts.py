@@ -85,6 +85,8 @@ class Experts(nn.Module):
     def forward(self, rows_RD: Tensor, gates_R: Tensor, counts_E: Tensor) -> Tensor:
         """Every expert on its own rows.
 
+        The gradient that comes to the outputs is written over: it must be nobody else's, as that of ``combine`` is.
+
         Args:
             rows_RD: (R, D) rows sorted by expert.
             gates_R: (R,) what each output is multiplied by, G of Eq. 12.
@@ -96,5 +98,4 @@ class Experts(nn.Module):
         weights = Weights(*map(autocast, (self.w1_EDF, self.b1_EF, self.w2_EFD, self.b2_ED)))
         if rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16:
             return grouped_ffn(rows_RD, gates_R, weights, counts_E, recompute=self.recompute)
-        # combine's backward makes this gradient anew for each call
         return experts_ffn(rows_RD, gates_R, weights, counts_E.tolist(), recompute=self.recompute, reuse_grad=True)

@@ -77,17 +77,18 @@ def experts_ffn(
     Returns:
         (R, D) outputs in the same order, in the type of the rows.
     """
-    y_RD: Tensor = _ExpertsFFN.apply(rows_RD, gates_R, *weights, tuple(counts), recompute, reuse_grad)
+    forget = recompute or not torch.is_grad_enabled()
+    y_RD: Tensor = _ExpertsFFN.apply(rows_RD, gates_R, *weights, tuple(counts), forget, reuse_grad)
     return y_RD
 
 
 class _ExpertsFFN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_RD: Tensor, gates_R: Tensor | None, *rest: Any) -> Tensor:
-        *stacks, counts, recompute, reuse_grad = rest
+        *stacks, counts, forget, reuse_grad = rest
         weights = Weights(*stacks)
         width = weights.w1_EDF.shape[2]
-        keep = not recompute and any(ctx.needs_input_grad)
+        keep = not forget and any(ctx.needs_input_grad)
         hidden_RF = rows_RD.new_empty(len(rows_RD) if keep else 0, width)
         gates_R1 = None if gates_R is None else _column(gates_R, rows_RD)
         work = _Workspace(rows_RD, width, counts, buffers=1 if keep else 2)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ringmoe.clock import clock_of
 from ringmoe.data.loader import Loader
-from ringmoe.data.storage import remote_folders
+from ringmoe.data.storage import remote_folders, scheme_of
 from ringmoe.distributed.engine_file import LEAN
 from ringmoe.distributed.launch import World
 from ringmoe.distributed.lean import LeanEngine
@@ -108,7 +108,7 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
     """In the order of their hooks: what watches, completes and checks rows, what makes them, saves, writes."""
     every, pictures = config.every, config.output / "pictures"
     images = config.images_per_step(world.size)
-    yield HangWatch(config.hang_after, config.output / "stacks")
+    yield HangWatch(_hang_after(config), config.output / "stacks")
     yield Mixture()
     yield NanGuard()
     yield Speed(
@@ -128,3 +128,9 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
     yield MetricsFile(config.output)
     yield TensorBoard(config.output / "tensorboard")
     yield ProgressLine()
+
+
+def _hang_after(config: RunConfig) -> float:
+    """Seconds after which a step hangs: not before a tile that is fetched from elsewhere has had all its attempts."""
+    is_remote = any(scheme_of(folder) is not None for folder in config.data.shards)
+    return max(config.hang_after, config.data.remote.patience) if config.hang_after and is_remote else config.hang_after

@@ -107,7 +107,9 @@ class RunConfig:
         seed: Fixes first weights, order of samples, crops, masks and gate noise.
         keep_last: Checkpoints that stay.
         hang_after: Seconds after which a step that does not end is taken for a hang, or ten times the step before if
-            that is more: all ranks write their stacks to ``stacks`` in ``output``, and the job ends. 0 waits for ever.
+            that is more, or all attempts at a tile that is fetched by URL: all ranks write their stacks to ``stacks``
+            in ``output``, and the job ends. Between steps ten times that are allowed, and time to save. 0 waits for
+            ever.
         model: Architecture, masking and objective.
         data: Shards and micro-batches.
         batch: Images of a step.

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 from ringmoe.data.remote.cache import Cache
 from ringmoe.data.remote.counts import BYTES, RENEWED, REPEATED, REQUESTS, Counts
 from ringmoe.data.remote.transport import ANOTHER_SIZE, PermanentError, TransientError, connect
-from ringmoe.data.storage import FileEntry, RemoteConfig
+from ringmoe.data.storage import MOST_WAIT, FileEntry, RemoteConfig
 from ringmoe.errors import ShardError
 
 T = TypeVar("T", bytes, bytes | bytearray)
@@ -30,7 +30,6 @@ T = TypeVar("T", bytes, bytes | bytearray)
 _REMEDY = "Is the URL right, and does the server answer? More attempts (--help) bridge a longer outage"
 _VERIFY = "`ringmoe shards verify` checks the whole folder"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds; each is twice the one before
-_MOST_PATIENCE = 120.0  # seconds that are waited where the other side asks for it
 _SAID_FROM = 4  # the attempt from which waiting is mentioned
 _GAP = 16 << 10  # bytes between two tiles that one request takes along: less than another request costs
 _MOST_AT_ONCE = 2 << 20  # bytes of a request for several tiles
@@ -299,4 +298,4 @@ def _requests(
 def _pause(number: int, asked_for: float) -> float:
     """Seconds before the attempt after ``number``: half of a doubling time to all of it, or what was asked for."""
     longest = min(_FIRST_PAUSE * 2 ** (number - 1), _LONGEST_PAUSE)
-    return max(SystemRandom().uniform(longest / 2, longest), min(asked_for, _MOST_PATIENCE))
+    return max(SystemRandom().uniform(longest / 2, longest), min(asked_for, MOST_WAIT))

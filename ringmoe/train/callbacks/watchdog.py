@@ -12,6 +12,9 @@ from ringmoe.train.callbacks.base import Callback
 if TYPE_CHECKING:
     from ringmoe.train.trainer import Trainer
 
+_SAVED_BYTES = 12  # of a parameter: weight and two moments
+_SLOWEST_DISK = 25e6  # bytes a second, checksums included
+
 
 class HangWatch(Callback):
     """Tells the watchdog of every step. Stands first, so that what others do after a step is not part of it.
@@ -32,7 +35,9 @@ class HangWatch(Callback):
         here = socket.gethostname()
         ranks = gather_json([here, os.getpid()])
         processes = {rank: process for rank, (host, process) in enumerate(ranks) if host == here}
-        self._watchdog = Watchdog(self._limit, self._folder, trainer.world.rank, processes)
+        num_bytes = _SAVED_BYTES * sum(parameter.numel() for parameter in trainer.model.parameters())
+        pause = num_bytes / _SLOWEST_DISK
+        self._watchdog = Watchdog(self._limit, self._folder, trainer.world.rank, processes, pause=pause)
 
     def before_step(self, trainer: "Trainer") -> None:
         """A step begins."""

@@ -95,3 +95,10 @@ def test_rounding_to_bf16_takes_one_of_both_neighbours_and_is_right_on_average()
     assert ((draws.mean(0) - x_N).abs() <= 5 * 2**-8 / 1000**0.5 * x_N.abs()).all()
     exact_N = x_N.bfloat16()
     assert torch.equal(to_bfloat16(exact_N.float(), _random(0)), exact_N)
+
+
+def test_what_is_no_number_stays_so_in_bfloat16():
+    bits_N = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800000, -0x800000], dtype=torch.int32)
+    rounded_N = to_bfloat16(bits_N.view(torch.float32), torch.full((4,), 0xFFFF))
+    assert rounded_N.isnan().tolist() == [True, True, False, False]
+    assert rounded_N[2:].tolist() == [float("inf"), -float("inf")]

@@ -54,6 +54,20 @@ def test_progress_is_left_alone_and_leaves_nothing_behind(tmp_path: Path):
     assert not (tmp_path / "stacks").exists()
 
 
+def test_a_job_that_was_suspended_as_a_whole_goes_on(tmp_path: Path):
+    code = "import sys, time; from pathlib import Path; from ringmoe.distributed.watchdog import Watchdog\n"
+    code += "dog = Watchdog(0.4, Path(sys.argv[1]), 0, {}); print(flush=True)\n"
+    code += "for _ in range(60): dog.begin_step(); time.sleep(0.1); dog.end_step()\n"
+    code += "dog.close()"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as job:
+        job.stdout.readline()
+        time.sleep(0.5)
+        job.send_signal(signal.SIGSTOP)
+        time.sleep(5)  # a step may take 1 second
+        job.send_signal(signal.SIGCONT)
+        assert job.wait(timeout=60) == 0
+
+
 def test_slow_steps_may_be_slow(tmp_path: Path):
     dog = Watchdog(0.1, tmp_path / "stacks", 0, {})
     for seconds in (0.3, 0.6):  # the first may take as long as it likes, the next ten times as long

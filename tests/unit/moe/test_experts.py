@@ -129,3 +129,14 @@ def test_slices_are_known_by_their_global_names():
         "collaborative.0.b2",
         "collaborative.2.b2",
     )
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_without_gradients_hidden_values_are_those_of_a_chunk(monkeypatch: pytest.MonkeyPatch, recompute: bool):
+    experts, sizes, empty = stacked(), [], Tensor.new_empty
+    experts.recompute = recompute
+    monkeypatch.setattr(ffn_module, "_CHUNK", 2)
+    monkeypatch.setattr(Tensor, "new_empty", lambda x, *shape: (sizes.append(shape), empty(x, *shape))[1])
+    with torch.no_grad():
+        experts(rows(), gates(), torch.tensor(COUNTS))
+    assert max(size[0] for size in sizes) == 2

@@ -41,11 +41,24 @@ def test_images_of_a_step_decide_the_accumulation(capsys):
 
 
 def test_from_one_device_to_a_thousand(capsys):
-    found = _plans(capsys, preset="swin-88m", devices=(1, 2, 8, 1024), total=8192, search=True, recompute="blocks")
+    found = _plans(capsys, preset="swin-88m", devices=(1, 2, 8, 1024), total=8192, search=True)
     assert [plan["setting"]["devices"] for plan in found] == [1, 2, 8, 1024]
     assert {plan["setting"]["total"] for plan in found} == {8192}
     times = [plan["time"]["total"] for plan in found]
     assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"search": True, "engine": "lean", "recompute": "blocks"}, "leave out --engine, --recompute"),
+        ({"engines": ("lean",)}, "they go with --search"),
+        ({"show": 3}, "they go with --search"),
+    ],
+)
+def test_options_that_would_mean_nothing_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        PlanConfig(**options)
 
 
 def test_the_search_lists_the_fastest_first_and_only_what_fits(capsys):
