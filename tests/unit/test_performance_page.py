@@ -1,13 +1,15 @@
 """The page about performance says what was measured, and the claims say what they say."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-page = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "page.py")))
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+page = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "page.py")))
 CLAIM = {
     "family": "speed",
     "name": "peer / ours",
@@ -27,6 +29,17 @@ def test_the_page_holds_what_was_measured():
     results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
     text = page.PAGE.read_text(encoding="utf-8")
     assert page.filled(text, page.sections(results)) == text, "run `python benchmarks/page.py`"
+
+
+def test_every_family_was_measured_and_none_else():
+    results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
+    run = (BENCHMARKS / "run.py").read_text(encoding="utf-8")
+    families = re.findall(r'^    "(\w+)",$', run, flags=re.MULTILINE)
+    titles = {
+        re.search(r'^FAMILY = "(.*)"$', (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
+        for name in families
+    }
+    assert {value["family"] for value in results["claims"] + results["profiles"]} == titles
 
 
 def test_every_verdict_follows_from_its_ratio():
