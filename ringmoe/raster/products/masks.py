@@ -37,8 +37,14 @@ class OpenMask:
         """Checks that the mask fits the scene.
 
         Raises:
-            UnusableError: Its pixels do not divide into the scene's.
+            UnusableError: Its pixels do not divide into the scene's, or it holds no whole numbers.
         """
+        if np.dtype(dataset.dtypes[0]).kind not in "iu":
+            raise UnusableError(
+                "wrong_dtype",
+                f"the mask {mask.file} holds {dataset.dtypes[0]}, expected whole numbers, which are its classes or "
+                f"bits: fetch the product again, {_DO_WITHOUT}",
+            )
         self.mask = mask
         self._dataset, self._path = dataset, scene.path / mask.file
         self._times = scene.height // dataset.height
@@ -73,7 +79,7 @@ def open_mask(scene: Scene, mask: Mask) -> Iterator[OpenMask]:
     """Opens a mask of a scene.
 
     Raises:
-        UnusableError: Its file is missing or damaged, or its pixels do not divide into the scene's.
+        UnusableError: Its file is missing or damaged, or does not fit the scene (``OpenMask``).
     """
     path = scene.path / mask.file
     if not path.is_file():
@@ -95,7 +101,7 @@ def read_mask(scene: Scene, rows: range | None = None) -> Pixels:
         (H, W) of the mask's own type: classes (SCL), bits (QA_PIXEL), or 1 where it is clear (UDM2, its first band).
 
     Raises:
-        UnusableError: There is no mask, its file is missing or damaged, or its pixels do not divide into the scene's.
+        UnusableError: There is no mask, or as of ``open_mask``.
     """
     mask = None if scene.product is None else scene.product.mask
     if mask is None:
