@@ -54,7 +54,7 @@ class QualityConfig:
         max_cloud: Largest share of cloud and shadow among the pixels that are not black.
         cloud_spectral: Whether clouds are guessed from the bands where a product has no cloud mask.
         drop_duplicates: Whether a tile is dropped that looks like one of an earlier scene of the same minute. Reads
-            all scenes once more before the build.
+            all scenes once more before the build; not with --grouped, and not by ranks or shares.
     """
 
     max_black: float = 0.30
@@ -218,8 +218,7 @@ class _Strip:
         """Windows in which every channel holds one single value, black pixels aside: (R, N)."""
         low_CYX, high_CYX = self._low_CYX, self._high_CYX
         if self.black_HW is not None:
-            dtype = self.pixels_CHW.dtype
-            limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+            limits = self._limits()
             low_CYX, high_CYX = (
                 np.stack([self.windows.reduce(extremum, np.where(self.black_HW, limit, c)) for c in self.pixels_CHW])
                 for extremum, limit in ((np.minimum, limits.max), (np.maximum, limits.min))
@@ -234,13 +233,14 @@ class _Strip:
         """Windows in which more than a share ``limit`` of a channel is at the top of the sensor's range: (R, N).
 
         Args:
-            declared: Number of a saturated pixel. None: a window's maximum, if it is a full scale.
+            declared: Number of a saturated pixel. None: a window's maximum without no-data, if it is a full scale.
             limit: The share.
         """
         clipped_RN = self._none_RN
+        high_CYX = self._high_of_data()
         for top in _FULL_SCALES if declared is None else (declared,):
-            for channel in np.nonzero((self._high_CYX == top).any(axis=(1, 2)))[0]:
-                at_RN = self._highest(self._high_CYX[channel]) == top
+            for channel in np.nonzero((high_CYX == top).any(axis=(1, 2)))[0]:
+                at_RN = self._highest(high_CYX[channel]) == top
                 if at_RN.any():
                     clipped_RN = clipped_RN | (at_RN & (self._share(self.pixels_CHW[channel] == top) > limit))
         return clipped_RN
@@ -262,6 +262,20 @@ class _Strip:
             return cloud_RN
         black_RN = self.windows.share(self.black_HW[thin], thinned=True)
         return np.asarray(cloud_RN / np.maximum(1 - black_RN, _NONE))
+
+    def _high_of_data(self) -> Pixels:
+        """Maxima of the cells as far as they can be a top, no-data left aside: (C, Y, X)."""
+        nodata = self._nodata
+        if nodata is None or nodata <= 0 or not is_nodata(self._high_CYX, nodata).any():
+            return self._high_CYX
+        lowest = self._limits().min
+        data_CHW = (np.where(is_nodata(channel_HW, nodata), lowest, channel_HW) for channel_HW in self.pixels_CHW)
+        return np.stack([self.windows.reduce(np.maximum, channel_HW) for channel_HW in data_CHW])
+
+    def _limits(self) -> Any:
+        """The least and the greatest number of the pixels' type."""
+        dtype = self.pixels_CHW.dtype
+        return np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
 
     def _may_hold(self, value: float | None) -> Pixels:
         """Cells whose extremes leave room for a value: (C, Y, X)."""

@@ -92,6 +92,27 @@ def test_saturated_is_a_share_of_one_channel_at_a_full_scale(dtype: str, top: in
     assert judge(strip_CHW, 10, 10, None, QualityConfig()).reasons_RN == [["saturated"]]
 
 
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint8", 255), ("uint16", 65535), ("int16", 32767)])
+def test_no_data_at_a_full_scale_is_not_saturation(dtype: str, nodata: int):
+    strip_CHW = drawn(dtype, 1, 200)
+    strip_CHW[0, :4] = nodata  # of one channel: of all it would be black
+    for evidence in (Evidence(), Evidence(saturated=nodata)):
+        assert judge(strip_CHW, 10, 10, nodata, QualityConfig(), evidence).reasons_RN == [[None]]
+        assert judge(strip_CHW, 10, 10, None, QualityConfig(), evidence).reasons_RN == [["saturated"]]
+    strip_CHW = drawn(dtype, 1, 200)
+    strip_CHW[:, 0, :5] = strip_CHW[:, 1:3] = nodata  # a quarter of all channels
+    assert judge(strip_CHW, 10, 10, nodata, QualityConfig()).reasons_RN == [[None]]
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 65535), ("float32", math.nan)])
+def test_no_data_above_a_full_scale_hides_no_saturation(dtype: str, nodata: float):
+    strip_CHW = drawn(dtype, 1, 2000)
+    strip_CHW[0, :3] = 4095
+    strip_CHW[:, 9] = nodata
+    assert judge(strip_CHW, 10, 10, nodata, QualityConfig()).reasons_RN == [["saturated"]]
+    assert judge(strip_CHW, 10, 10, nodata, QualityConfig(), Evidence(saturated=4095)).reasons_RN == [["saturated"]]
+
+
 def test_a_maximum_that_is_no_full_scale_is_not_saturation_unless_a_product_says_so():
     strip_CHW = drawn("uint16", 1, 3000)
     strip_CHW[0, :5] = 3000
