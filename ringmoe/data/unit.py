@@ -163,7 +163,7 @@ def _hash_unit(unit: Unit, folder: Path) -> UnitResult:
     for span in unit.spans:
         try:
             for tile, _ in UnitAccounts().kept(span, unit):
-                found = hash_of(tile.pixels_CHW, unit.modality)
+                found = hash_of(tile)
                 hashed.append((span.number, tile.record.row, tile.record.col, found))
         except SceneError as error:
             return _broken(unit, span, error, folder)

@@ -2,7 +2,8 @@
 
 The lowest 8 x 8 frequencies of the tile's discrete cosine transform, the mean aside, each above or below their median
 (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1). Gain and offset of
-the numbers change nothing.
+the numbers change nothing. Entries that are not finite are set to the mean of the others of their channel, so that
+their shape marks the hash as little as can be.
 """
 
 from functools import cache
@@ -23,9 +24,14 @@ _BLOCK_BITS = 16  # of 64: two hashes that differ in at most NEAR bits are equal
 def picture_hash(pixels_CHW: Pixels, *, is_complex: bool) -> int:
     """The hash of a tile: of the sum of its channels, or of their power where they are parts of complex bands."""
     pixels_CHW = pixels_CHW.astype(np.float32)
-    picture_HW = np.square(pixels_CHW).sum(axis=0) if is_complex else pixels_CHW.sum(axis=0)
+    channels_CHW = np.square(pixels_CHW) if is_complex else pixels_CHW
+    if not (valid_CHW := np.isfinite(channels_CHW)).all():
+        counts_C11 = np.maximum(valid_CHW.sum(axis=(1, 2), keepdims=True), 1)
+        means_C11 = np.where(valid_CHW, channels_CHW, 0).sum(axis=(1, 2), keepdims=True) / counts_C11
+        channels_CHW = np.where(valid_CHW, channels_CHW, means_C11)
+    picture_HW = channels_CHW.sum(axis=0)
     rows_FH, cols_FW = (_cosines(length) for length in picture_HW.shape)
-    found_FF = rows_FH @ np.nan_to_num(picture_HW, posinf=0.0, neginf=0.0) @ cols_FW.T
+    found_FF = rows_FH @ picture_HW @ cols_FW.T
     return int.from_bytes(np.packbits(found_FF > np.median(found_FF)).tobytes())
 
 
@@ -43,8 +49,10 @@ def earlier_alike(hashes_N: Pixels, scenes_N: Pixels) -> Pixels:
         keys_U = (values_U >> np.uint64(block * _BLOCK_BITS)) & np.uint64((1 << _BLOCK_BITS) - 1)
         order_U = np.argsort(keys_U, kind="stable")
         sorted_U = keys_U[order_U]
+        at = np.arange(len(order_U))  # those that still have an equal ``apart`` places behind
         for apart in range(1, len(order_U)):
-            (at,) = np.nonzero(sorted_U[apart:] == sorted_U[:-apart])
+            at = at[: np.searchsorted(at, len(order_U) - apart)]
+            at = at[sorted_U[at + apart] == sorted_U[at]]
             if not len(at):
                 break
             one, other = order_U[at], order_U[at + apart]

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import rasterio
 
+from ringmoe.batch import Tile, TileRecord
 from ringmoe.data.build import BuildProgress, Share, build, build_share
+from ringmoe.data.duplicates import hash_of
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
 from ringmoe.errors import ConfigError
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.rules.hashes import NEAR, earlier_alike, picture_hash
+from tests.fixtures.products.sentinel1 import write_grd
 
 from .conftest import SMALL, damage, write_scene
 
@@ -63,6 +66,16 @@ def test_only_the_second_delivery_is_dropped(built: Manifest):
         assert entry.candidates == num_scenes * WINDOWS
         assert entry.dropped == {"near_duplicate": KEPT, "split_border": num_scenes * (WINDOWS - KEPT)}
         assert {*built.open_index(key, "train")["scene"].tolist()} == kept
+
+
+def test_polarisations_of_a_product_are_not_duplicates(tmp_path: Path):
+    root, _ = write_grd(tmp_path / "in")
+    vv, vh = (next((root / "measurement").glob(f"*-{polarisation}-*")) for polarisation in ("vv", "vh"))
+    with rasterio.open(vv) as one, rasterio.open(vh, "r+") as other:
+        other.write(one.read() // 3)
+    entry = build([tmp_path / "in"], tmp_path / "out", CONFIG).manifest.modalities["sar_l2"]
+    assert len(entry.scenes) == 2
+    assert "near_duplicate" not in entry.dropped
 
 
 def test_grouped_samples_are_refused():
@@ -149,6 +162,38 @@ def test_hashes_outlive_processing_and_tell_grounds_apart():
         assert _bits(*(picture_hash(part, is_complex=True) for part in parts)) <= NEAR
     least = min(_bits(one, other) for i, one in enumerate(hashes) for other in hashes[:i])
     assert least > 2 * NEAR
+
+
+def _tile(pixels_CHW: np.ndarray, nodata: float) -> Tile:
+    record = TileRecord(
+        modality="sar_l2",
+        bands=("amp",),
+        units="raw",
+        dtype=pixels_CHW.dtype.name,
+        sensor="",
+        source="",
+        row=0,
+        col=0,
+        size=48,
+        nodata=nodata,
+    )
+    return Tile(pixels_CHW, record)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("float32", -9999.0), ("int16", -32768.0), ("float32", -3.4e38), ("float32", np.nan)]
+)
+def test_no_data_tells_nothing_of_the_ground(dtype: str, nodata: float):
+    """Different ground with the same border is told apart, and the same ground is known whatever its no-data value."""
+    hashes = []
+    border_HW = np.add.outer(np.arange(48), np.arange(48)) < 32  # a corner, as of a scene that lies askew
+    for seed in range(12):
+        pixels_CHW = np.random.default_rng(seed).integers(1000, 1200, (1, 48, 48)).astype(dtype)
+        pixels_CHW[:, border_HW] = nodata
+        other_CHW = np.where(border_HW, 0, pixels_CHW).astype(dtype)
+        hashes.append(hash_of(_tile(pixels_CHW, nodata)))
+        assert _bits(hashes[-1], hash_of(_tile(other_CHW, 0.0))) <= NEAR
+    assert min(_bits(one, other) for i, one in enumerate(hashes) for other in hashes[:i]) > 2 * NEAR
 
 
 def test_search_finds_what_comparing_all_pairs_finds():
