@@ -5,7 +5,7 @@ may choose from (its specialised ones first, then the collaborative ones), T tok
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -126,13 +126,13 @@ class ModalityImages:
         pixels_BCHW: (B, C, H, W) float32, normalised; absent channels are zero.
         present_BC: (B, C) bool, False where the scene declared the channel absent.
         keys_B: (B,) int64, one random key for each image and epoch (see ``ringmoe.counter``): masks and gate noise.
-        sample_ids: Name of each image: shard and member.
+        sample_ids: Name of each image: shard and member. May be made up only when one is asked for.
     """
 
     pixels_BCHW: Tensor
     present_BC: Tensor
     keys_B: Tensor
-    sample_ids: tuple[str, ...]
+    sample_ids: Sequence[str]
 
     def to(self, device: torch.device) -> "ModalityImages":
         """The same images on another device."""

@@ -215,11 +215,16 @@ def build_share(
                 # changed the folder since others have. So of those that finish at once the last sees all the others.
                 write_file(work, f"share-{share.number}-of-{share.count}", b"")
                 units.look()
-                with publishing(work) as is_ours:
-                    if not units.pending and is_ours:
-                        manifest = _conclude(units, run, catalogue.named, out, progress)
-                    elif (manifest := _finished(plan, out)) is None:
-                        return ShareReport(len(mine), num_reused, len(units.pending))
+                if units.pending:
+                    manifest = _finished(plan, out)
+                else:  # only then the lock: it would be kept from another that finds nothing missing meanwhile
+                    with publishing(work) as is_ours:
+                        if is_ours:
+                            manifest = _conclude(units, run, catalogue.named, out, progress)
+                        else:
+                            manifest = _finished(plan, out)
+                if manifest is None:
+                    return ShareReport(len(mine), num_reused, len(units.pending))
             remove_work(out)
     except ShardError:
         # another has published meanwhile, which also takes away the folder that this one looked for work in

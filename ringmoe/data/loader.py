@@ -279,7 +279,7 @@ class Loader:
             tiles_BCHW = self._normalisers[key](block.pixels_BCHW, groups_B)
             pixels_BCSS[places_B] = self._crop(key, tiles_BCHW, keys_B[places_B])
             present_BC[places_B] = self._normalisers[key].present(groups_B)
-        return ModalityImages(pixels_BCSS, present_BC, keys_B, tuple(names))
+        return ModalityImages(pixels_BCSS, present_BC, keys_B, names)
 
     def _keys(self, key: str, epochs_B: Tensor, samples_B: Tensor) -> Tensor:
         """The random key of each image: a function of seed, modality, epoch and sample."""

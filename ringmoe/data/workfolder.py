@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from ringmoe.data.durable import PARTIAL
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import write_file
 from ringmoe.data.plan import Plan, difference
-from ringmoe.data.unit import result_file
 from ringmoe.errors import SceneError, ShardError
 
 _PLAN, _LOCK, _PUBLISHING = "plan.json", "lock", "publishing"
+_WITHOUT = "-without-"  # what follows it in a stem tells what a unit lacks (plan.file_stem)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -41,7 +42,8 @@ def work_folder(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[Path
     """
     work = out / BUILDING
     try:
-        if out.is_dir() and not work.exists() and any(out.iterdir()):
+        # one look: another that shares the build may make its folder between two
+        if out.is_dir() and (names := {path.name for path in out.iterdir()}) and BUILDING not in names:
             raise ShardError(f"{out} is not empty and holds no shards; choose a new or empty folder")
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work / _LOCK, shared=shared) as is_ours:
@@ -61,10 +63,10 @@ def work_folder(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[Path
         _remove(out)
         raise
     except OSError as error:
-        num_finished = sum(1 for unit in plan.units if (work / result_file(unit.stem)).exists())
-        if num_finished == 0 and not shared:
+        kept = _kept(work, plan)
+        if kept is None and not shared:
             _remove(out)
-        raise ShardError(_unwritable(out, error, num_finished, len(plan.units))) from error
+        raise ShardError(_unwritable(out, error, kept or "nothing was left behind")) from error
 
 
 @contextmanager
@@ -116,9 +118,21 @@ def _remove(out: Path) -> None:
         out.rmdir()
 
 
-def _unwritable(out: Path, error: OSError, num_finished: int, num_units: int) -> str:
+def _kept(work: Path, plan: Plan) -> str | None:
+    """What the next run need not do again, in words; None where there is nothing.
+
+    The files are looked at, not the plan's names for them: those change with what a unit is built without.
+    """
+    done = {path.stem.partition(_WITHOUT)[0] for path in work.glob("*.json")}
+    finished = sum(unit.name in done for unit in plan.units)
+    hashed = sum(replace(unit, hashes_only=True).name in done for unit in plan.units)
+    if finished:
+        return f"{finished} of {len(plan.units)} units are finished and kept"
+    return f"the hashes of {hashed} of {len(plan.units)} units are kept" if hashed else None
+
+
+def _unwritable(out: Path, error: OSError, kept: str) -> str:
     """The message for a folder that cannot be written."""
-    kept = f"{num_finished} of {num_units} units are finished and kept" if num_finished else "nothing was left behind"
     if error.errno in _NO_SPACE:
         return f"no space left for {out} ({error.strerror}); {kept}. Free some space and run the same command again"
     return f"{out} cannot be written: {error.strerror or error}; {kept}. Mend it and run the same command again"

@@ -1,6 +1,6 @@
 """One optimiser step: forward and backward of each micro-batch, then the update."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ class MicroBatch(NamedTuple):
     """
 
     loss_M: Tensor
-    sample_ids: Mapping[str, tuple[str, ...]]
+    sample_ids: Mapping[str, Sequence[str]]
 
 
 def train_step(

@@ -115,14 +115,14 @@ class Cache:
         path = self._folder / "files" / _digest_of(entry)
         if entry.sha256 in self._in_use:
             return path
-        with path.with_suffix(".lock").open("w") as turn:
-            fcntl.flock(turn, fcntl.LOCK_EX)  # who comes second waits, and finds what the first has fetched
-            self._in_use_if_whole(path, entry)
-            if entry.sha256 not in self._in_use:
-                try:
+        try:
+            with path.with_suffix(".lock").open("w") as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)  # who comes second waits, and finds what the first has fetched
+                self._in_use_if_whole(path, entry)
+                if entry.sha256 not in self._in_use:
                     self._fetch(path, entry, fetch)
-                except OSError:
-                    self._counts.add(NOT_KEPT)
+        except OSError:
+            self._counts.add(NOT_KEPT)
         return path if entry.sha256 in self._in_use else None
 
     def _in_use_if_whole(self, path: Path, entry: FileEntry) -> None:
@@ -207,9 +207,7 @@ class Cache:
         for _, size, path in sorted(found):
             if used <= goal:
                 break
-            if size and not _is_in_use(path):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+            if size and _remove_unused(path):
                 used -= size
         return used
 
@@ -230,13 +228,18 @@ def _on_disk(num_bytes: int) -> int:
     return -(-num_bytes // _BLOCK) * _BLOCK
 
 
-def _is_in_use(path: str) -> bool:
-    """Whether a process holds a file: whole files are mapped into memory, and would take their room without a name."""
+def _remove_unused(path: str) -> bool:
+    """Removes a file unless a process holds it; whether it is gone.
+
+    Whole files are mapped into memory, and would take their room without a name. The lock is held until the name is
+    gone, so whoever takes the file meanwhile waits for it, and sees that it is.
+    """
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+            os.unlink(path)
+    except FileNotFoundError:
         return True
     except OSError:
         return False
-    return False
+    return True

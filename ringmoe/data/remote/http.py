@@ -62,6 +62,7 @@ class Http:
             _check_status(response)
             if response.status != HTTPStatus.OK:
                 raise TransientError(f"HTTP {response.status}", f"HTTP {response.status} where 200 was expected")
+            _check_encoding(response)
             announced = response.headers.get("Content-Length", "")
             length = int(announced) if announced.isdecimal() else None
             content = self._body(response, _MOST_WHOLE if length is None else min(length, _MOST_WHOLE), length)
@@ -110,8 +111,7 @@ class Http:
         said, asked = response.headers.get("Content-Range", ""), f"{start}-{start + length - 1}"
         if not said.startswith(f"bytes {asked}/"):
             raise TransientError("wrong range", f"the answer has Content-Range {said!r}; asked for were {asked}")
-        if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
-            raise TransientError("encoded", f"the answer is encoded ({encoding}), which a range of bytes must not be")
+        _check_encoding(response)
         etag = response.headers.get("ETag", "")
         before, self._etags[name] = self._etags.get(name, etag), etag
         if etag != before:  # once: a file that was put back may be the same, which the checksums of its tiles decide
@@ -153,6 +153,16 @@ def _check_status(response: urllib3.BaseHTTPResponse) -> None:
     except InvalidHeader:
         wait = 0.0
     raise TransientError(f"HTTP {status}", text, wait=wait)
+
+
+def _check_encoding(response: urllib3.BaseHTTPResponse) -> None:
+    """Refuses an answer that is compressed on its way: the bytes of the file itself are asked for."""
+    if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise TransientError(
+            "encoded",
+            f"the answer is encoded ({encoding}), though the bytes as they are were asked for; let the server not "
+            "compress what lies in this folder",
+        )
 
 
 def _redirected(url: str, location: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ringmoe.data.remote.counts import NAMES, sentence
 from ringmoe.data.remote.folder import RemoteFolder
+from ringmoe.distributed.collectives import gather_json
 from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.metrics import Row
 
@@ -46,12 +47,10 @@ class RemoteReading(Callback):
             self._sums[name] += round(sum(row.scalars[PREFIX + name] for row in rows))
 
     def finish(self, trainer: "Trainer") -> None:
-        """Says what it was in all."""
+        """Says what it was in all, and what failed on any rank."""
         faults: Counter[str] = Counter()
-        for folder in self._folders:
-            faults.update(folder.counts.faults())
+        for found in gather_json([folder.counts.faults() for folder in self._folders]):
+            for kinds in found:
+                faults.update(kinds)
         places = ", ".join(map(str, self._folders))
-        trainer.say(f"read from {places}, all ranks: {sentence(self._sums, {})}")
-        if faults:
-            kinds = ", ".join(f"{number:,} x {kind}" for kind, number in faults.most_common())
-            trainer.say(f"what failed on this rank: {kinds}")
+        trainer.say(f"read from {places}, all ranks: {sentence(self._sums, dict(faults.most_common()))}")

@@ -14,11 +14,13 @@ from ringmoe.batch import Tile, TileRecord
 from ringmoe.data.build import BuildProgress, Share, build, build_share
 from ringmoe.data.duplicates import hash_of
 from ringmoe.data.durable import DurableFile
+from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
-from ringmoe.errors import ConfigError
+from ringmoe.errors import ConfigError, ShardError
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.rules.hashes import NEAR, earlier_alike, picture_hash
+from tests.fixtures.child import exit_code_of, limit_files
 from tests.fixtures.products.sentinel1 import write_grd
 
 from .conftest import SMALL, damage, write_scene
@@ -210,3 +212,23 @@ def test_search_finds_what_comparing_all_pairs_finds():
     ]
     assert earlier_alike(hashes, scenes).tolist() == expected
     assert 20 < sum(expected) < 120
+
+
+def _fail_on_a_full_disk(archive: Path, out: Path, most_bytes: int, kept: str) -> None:
+    limit_files(most_bytes)
+    with pytest.raises(ShardError, match=f"no space left for {out} .*; {kept}"):
+        build([archive], out, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "kept"),
+    [(20_000, "the hashes of 9 of 9 units are kept"), (250_000, "6 of 9 units are finished and kept")],
+)
+def test_a_full_disk_keeps_what_either_pass_has_finished(
+    archive: Path, built: Manifest, tmp_path: Path, most_bytes: int, kept: str
+) -> None:
+    out = tmp_path / "out"
+    assert exit_code_of(_fail_on_a_full_disk, archive, out, most_bytes, kept) == 0
+    assert len(list(out.glob(f"{BUILDING}/*-hashes.json"))) == 9
+    build([archive], out, CONFIG)
+    assert _content(out) == _content(built.root)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ringmoe.data import read
 from ringmoe.data.build import build
 from ringmoe.data.loader import DataConfig, Loader
 from ringmoe.data.manifest import Manifest
@@ -29,7 +30,7 @@ def _equal(first, second):
         a.pixels_BCHW.equal(b.pixels_BCHW)
         and a.present_BC.equal(b.present_BC)
         and a.keys_B.equal(b.keys_B)
-        and a.sample_ids == b.sample_ids
+        and list(a.sample_ids) == list(b.sample_ids)
         for a, b in zip(first.images.values(), second.images.values(), strict=True)
     )
 
@@ -45,6 +46,16 @@ def test_a_batch_is_what_the_model_expects(shards):
         assert images.keys_B.dtype == torch.int64
         assert len(set(images.keys_B.tolist())) == len(set(images.sample_ids)) == num_images
         assert all(name.startswith(f"shards/{key}/train-") for name in images.sample_ids)
+
+
+def test_names_are_made_up_only_when_they_are_asked_for(shards, monkeypatch):
+    asked = []
+    monkeypatch.setattr(read, "member_key", lambda *place: asked.append(place) or "key")
+    images = _loader(shards.root).batch(0, 0).images["opt"]
+    assert len(images.sample_ids) == 2
+    assert not asked
+    assert images.to(torch.device("cpu")).sample_ids[0].endswith("key")
+    assert len(asked) == 1
 
 
 def test_values_are_normalised_over_the_set(shards):

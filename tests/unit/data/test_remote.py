@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -22,6 +23,7 @@ from ringmoe.data.storage import LocalFolder, RemoteConfig, folder_at
 from ringmoe.errors import ConfigError, ShardError
 from ringmoe.testing.http_server import FAULTS, FolderServer, seeded_faults
 from ringmoe.testing.ranks import run_ranks
+from ringmoe.train.callbacks.remote import RemoteReading
 
 FOUR = ("opt", "ms", "sar_l1", "sar_l2")
 QUICK = RemoteConfig(timeout=0.4, attempts=10)
@@ -41,7 +43,7 @@ def _loader(place, remote=QUICK, *, split="train", rank=0, world=1):
 def _content(batch):
     """Everything of a batch that training sees."""
     return [
-        (key, images.pixels_BCHW.numpy().tobytes(), images.keys_B.tolist(), images.sample_ids)
+        (key, images.pixels_BCHW.numpy().tobytes(), images.keys_B.tolist(), list(images.sample_ids))
         for key, images in batch.images.items()
     ]
 
@@ -257,3 +259,19 @@ def test_object_stores_are_read_through_fsspec(own_shards):
     faults = {entry.name: fault for entry, fault in far.verify() if fault}
     assert list(faults) == ["opt/train-000000.tar"]
     shutil.rmtree(root)
+
+
+def _say_at_the_end() -> list[str]:
+    """What a rank says at the end of a run in which only the second met a fault."""
+    folder, said = folder_at("http://127.0.0.1:9/shards"), []
+    folder.counts.add("requests", 3)
+    if os.environ["RANK"] == "1":
+        folder.counts.add_fault("timeout")
+    RemoteReading([folder]).finish(SimpleNamespace(say=said.append))
+    return said
+
+
+def test_what_failed_on_any_rank_is_said_at_the_end():
+    first, _ = run_ranks(_say_at_the_end, 2)
+    assert len(first) == 1
+    assert "1 x timeout" in first[0]

@@ -179,6 +179,37 @@ def test_a_whole_file_is_fetched_by_one_and_stays_while_it_is_used(tmp_path):
     assert len(fetched) == 2
 
 
+def test_a_file_is_held_until_it_is_evicted_so_nobody_takes_it_meanwhile(tmp_path, monkeypatch):
+    content, unlink, taken = _content(0, 2 * BLOCK), os.unlink, []
+    entry = FileEntry(name="x", bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    path = Cache(tmp_path, 4 * BLOCK, Counts()).file(entry, lambda file: file.write(content))
+
+    def take_and_unlink(target):
+        if target == str(path):
+            with path.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    taken.append(True)
+                except BlockingIOError:
+                    taken.append(False)
+        unlink(target)
+
+    monkeypatch.setattr(os, "unlink", take_and_unlink)
+    cache = Cache(tmp_path, 4 * BLOCK, Counts())
+    for number in range(4):
+        cache.put(_entry("a"), number, _content(number))
+    assert taken == [False]
+    assert not path.exists()
+
+
+def test_a_turn_that_cannot_be_taken_is_a_file_that_is_not_kept(tmp_path):
+    counts = Counts()
+    cache, entry = Cache(tmp_path, 1 << 20, counts), _entry("a", BLOCK)
+    (tmp_path / "ringmoe-shards-1/files" / f"{entry.sha256}.lock").mkdir()  # fails as on a full disk
+    assert cache.file(entry, lambda file: pytest.fail("it has no place")) is None
+    assert counts.values()["cache_not_kept"] == 1
+
+
 def test_a_checksum_that_is_a_path_is_refused(tmp_path):
     entry = FileEntry(name="opt/train-000000.tar", bytes=9, sha256="../../../etc/passwd")
     cache = Cache(tmp_path, 1 << 20, Counts())

@@ -1,5 +1,6 @@
 """What the HTTP side does with answers that are neither files nor failures of a moment."""
 
+import gzip
 import ssl
 import subprocess
 import threading
@@ -141,6 +142,15 @@ def test_an_answer_that_is_not_what_was_asked_for_is_told(answer, message):
         pytest.raises(TransientError, match=message),
     ):
         _http(url).part("x", 2, 4, 9)
+
+
+def test_a_manifest_that_a_server_compresses_regardless_is_told_as_such():
+    packed = gzip.compress(b'{"format": 1}')
+    with (
+        _server(lambda path, attempt: (200, {"Content-Encoding": "gzip"}, packed)) as (url, _),
+        pytest.raises(TransientError, match=r"is encoded \(gzip\)"),
+    ):
+        _http(url).whole("manifest.json")
 
 
 def test_a_server_that_does_not_know_the_size_is_believed():

@@ -6,15 +6,22 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import ringmoe.data.build as building
 from ringmoe.data.build import BuildProgress, BuildReport, Share, ShareReport, build, build_share
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
+from ringmoe.data.plan import make_plan
+from ringmoe.data.workfolder import work_folder
 from ringmoe.errors import ConfigError, SceneError, ShardError
+from ringmoe.raster.recognise import recognise
 from tests.fixtures.places import write_archive
 
 from .conftest import SMALL, damage
@@ -138,6 +145,46 @@ def test_a_share_that_comes_when_another_has_published_is_done(archive, shards, 
     assert report.manifest.root == out
     shutil.rmtree(out / BUILDING, ignore_errors=True)
     assert _content(out) == _content(shards.root)
+
+
+def test_an_array_is_published_however_its_tasks_meet(archive, shards, tmp_path, monkeypatch):
+    """The last share runs whole while the first is about to leave, for it has seen that units are missing."""
+    out, look, reports = tmp_path / "out", building._finished, []
+
+    def look_and_wait(plan, folder):
+        found = look(plan, folder)
+        if (out / BUILDING / "share-0-of-2").exists() and not reports:
+            reports.append(None)
+            reports.append(build_share([archive], out, SMALL, Share(1, 2)))
+        return found
+
+    monkeypatch.setattr(building, "_finished", look_and_wait)
+    first = build_share([archive], out, SMALL, Share(0, 2))
+    assert isinstance(first, ShareReport)
+    assert first.num_left > 0
+    assert isinstance(reports[1], BuildReport)
+    assert _content(out) == _content(shards.root)
+
+
+def test_shares_that_begin_at_once_all_get_the_folder(archive, tmp_path):
+    """None takes the folder that another is just making for one that holds other things."""
+    plan = make_plan(recognise([archive], tile=SMALL.tiling.tile), SMALL)
+
+    def enter(out, barrier):
+        barrier.wait(60)
+        with work_folder(out, plan, shared=True) as work:
+            return work
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for turn in range(100):
+                out, barrier = tmp_path / f"out{turn}", threading.Barrier(4)
+                entered = [pool.submit(enter, out, barrier) for _ in range(4)]
+                assert [each.result() for each in entered] == [out / BUILDING] * 4
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_build_and_shares_do_not_mix(archive, tmp_path):
