@@ -11,6 +11,7 @@ from rich.table import Table
 from ringmoe.cli.console import console
 from ringmoe.data.places import PlaceManifest
 from ringmoe.raster.places import LeftOut, Place
+from ringmoe.raster.quality import REASONS
 from ringmoe.raster.tiling import TilingConfig
 
 
@@ -57,11 +58,16 @@ def describe_places(manifest: PlaceManifest) -> None:
         size = decimal(sum(shard.bytes for shard in entry.shards))
         samples, shards = _count(entry.num_samples, "sample"), _count(len(entry.shards), "shard")
         console.print(f"{split}: {samples} of {grouped.tile} pixels; {shards}, {size}")
+    if grouped.codec != "raw":
+        console.print(f"pixels are coded without loss, {grouped.codec}")
     if lost := sum(1 for place in grouped.places if not place.candidates):
         console.print(f"{_count(lost, 'place')} without windows: scenes of theirs are quarantined")
     for what, counts in (("windows dropped", dropped), ("tiles left out of samples", left_out)):
         if counts:
             console.print(f"{what}: {', '.join(f'{num:,} {words}' for words, num in sorted(counts.items()))}")
+    broken = {words.partition(" of ")[0] for words in (*dropped, *left_out)}
+    for reason in filter(broken.__contains__, REASONS):
+        console.print(f"  {reason}: {REASONS[reason]}")
 
 
 def _count(number: int, what: str) -> str:

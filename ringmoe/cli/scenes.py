@@ -16,10 +16,10 @@ from ringmoe.cli.console import console
 from ringmoe.cli.places import print_places
 from ringmoe.config import files
 from ringmoe.data.entries import RefusedFile
-from ringmoe.data.plan import refused_files
+from ringmoe.data.plan import BuildConfig, refused_files
 from ringmoe.errors import ConfigError
 from ringmoe.raster.declare import Declarations
-from ringmoe.raster.places import find_places
+from ringmoe.raster.places import Place, find_places
 from ringmoe.raster.recognise import Catalogue, survey
 from ringmoe.raster.scene import Scene
 from ringmoe.raster.tiling import TilingConfig
@@ -62,22 +62,25 @@ class ShardsPlan(SceneOptions):
         paths: Files and folders of scenes and products.
         tiling: How the scenes would be cut.
         grouped: Say which scenes are of one place, as for a build with --grouped.
+        min_members: Fewest scenes of a place, as for the build; two if not given.
         json: Print JSON instead of words.
     """
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SCENES...")]
     tiling: TilingConfig = field(default_factory=TilingConfig)
     grouped: bool = False
+    min_members: int | None = None
     json: bool = False
 
     def __post_init__(self) -> None:
         """Checks the command line.
 
         Raises:
-            ConfigError: No path is named.
+            ConfigError: No path is named, or a setting of grouped shards is wrong.
         """
         if not self.paths:
             raise ConfigError("name at least one file or folder of scenes")
+        BuildConfig(tiling=self.tiling, grouped=self.grouped, min_members=self.min_members)  # which checks them
 
 
 def run(config: ShardsPlan) -> None:
@@ -94,16 +97,18 @@ def run(config: ShardsPlan) -> None:
         calibrate=config.calibrate,
     )
     rows = [describe(scene, config.tiling) for scene in catalogue.scenes]
+    places, alone = (
+        find_places(catalogue.scenes, config.tiling.tile, config.min_members) if config.grouped else ([], [])
+    )
     if config.json:
-        print(
-            json.dumps(
-                {"scenes": rows, "refused": files.to_dict(refused_files(catalogue)), "ignored": _ignored(catalogue)},
-                indent=2,
-            )
-        )
+        told = {"scenes": rows, "refused": files.to_dict(refused_files(catalogue)), "ignored": _ignored(catalogue)}
+        if config.grouped:
+            told |= {"places": [describe_place(place, config.tiling) for place in places]}
+            told |= {"alone": [{"name": it.scene.name, "code": it.code, "message": it.message} for it in alone]}
+        print(json.dumps(told, indent=2))
         return
     if config.grouped:
-        print_places(*find_places(catalogue.scenes, config.tiling.tile), config.tiling)
+        print_places(places, alone, config.tiling)
     else:
         for row in rows:
             console.print(_lines(row), soft_wrap=True, markup=False, highlight=False)
@@ -133,6 +138,20 @@ def describe(scene: Scene, tiling: TilingConfig) -> dict[str, Any]:
         "gsd": scene.gsd,
         "files": [path.relative_to(scene.path.parent).as_posix() for path in scene.files],
         "tiles": tiling.grid(scene.height, scene.width).num_tiles,
+    }
+
+
+def describe_place(place: Place, tiling: TilingConfig) -> dict[str, Any]:
+    """A place as plain values; ``windows`` counts them before any is dropped."""
+    return {
+        "name": place.name,
+        "height": place.height,
+        "width": place.width,
+        "members": [
+            {"name": member.name, "scene": member.scene.name, "modality": member.scene.modality, "ratio": member.ratio}
+            for member in place.members
+        ],
+        "windows": tiling.grid(place.height, place.width).num_tiles,
     }
 
 

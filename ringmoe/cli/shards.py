@@ -144,22 +144,22 @@ def show(config: ShardsFolder) -> None:
 
 
 def verify(config: ShardsFolder) -> None:
-    """Reads every file and compares its checksum, and every tile and compares it with the index.
+    """Reads every file and compares its checksum, and every tile or sample and compares it with the index.
 
     Raises:
         ShardError: A file is missing, its content is not what was written, or index and shards disagree.
     """
     manifest = open_folder(config.folder, config.remote)
-    entries = manifest.modalities.values()
-    num_files, num_tiles = len(manifest.all_files), sum(entry.num_kept for entry in entries)
-    num_shards = sum(len(samples.shards) for entry in entries for samples in entry.splits.values())
+    num_files, num_samples = len(manifest.all_files), sum(samples.num_samples for samples in manifest.samples)
+    num_shards = sum(len(samples.shards) for samples in manifest.samples)
+    what = "samples" if isinstance(manifest, PlaceManifest) else "tiles"
     with _progress("files") as progress:
         checked = progress.track(manifest.verify(), total=num_files, description="checking files")
         wrong = [f"{manifest.folder.where(entry.name)} {fault}" for entry, fault in checked if fault is not None]
     is_local = isinstance(manifest.folder, LocalFolder)
     if is_local:  # elsewhere the checksums of the files have to do
         with _progress("shards") as progress:
-            tiles = progress.track(verify_tiles(manifest), total=num_shards, description="checking tiles")
+            tiles = progress.track(verify_tiles(manifest), total=num_shards, description=f"checking {what}")
             wrong += [f"{manifest.folder.where(name)}: {fault}" for name, faults in tiles for fault in faults]
     print_remote([config.folder], config.remote)
     if wrong:
@@ -167,8 +167,8 @@ def verify(config: ShardsFolder) -> None:
         if len(wrong) > _NUM_LISTED:
             lines.append(f"and {len(wrong) - _NUM_LISTED} more")
         raise ShardError("\n  ".join(lines))
-    tiles_too = f", and all {num_tiles:,} tiles are what the index says" if num_tiles and is_local else ""
-    console.print(f"{config.folder}: all {num_files} files are as they were written{tiles_too}", soft_wrap=True)
+    too = f", and all {num_samples:,} {what} are what the index says" if num_samples and is_local else ""
+    console.print(f"{config.folder}: all {num_files} files are as they were written{too}", soft_wrap=True)
 
 
 def _progress(unit: str) -> Progress:

@@ -19,7 +19,7 @@ from ringmoe import modality as registry
 from ringmoe.config import files
 from ringmoe.data.consistency import faults_of
 from ringmoe.data.durable import DurableFile
-from ringmoe.data.entries import ModalityEntry, RefusedFile, SceneEntry
+from ringmoe.data.entries import ModalityEntry, RefusedFile, SceneEntry, SplitEntry
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import (
     BUILDING,
@@ -35,6 +35,8 @@ from ringmoe.data.layout import (
 )
 from ringmoe.data.storage import REPAIR, FileEntry, Folder, LocalFolder, Location, RemoteConfig, folder_at
 from ringmoe.errors import ConfigError, ShardError
+from ringmoe.modality import ModalitySpec
+from ringmoe.raster.picture import LARGEST
 from ringmoe.raster.scene import Pixels
 from ringmoe.raster.statistics import Statistics
 
@@ -136,16 +138,44 @@ class Manifest:
             )
         return states
 
-    def load_array(self, entry: FileEntry, length: int) -> Pixels:
-        """A whole array of the folder: footprints, or pictures of dropped windows.
+    def load_footprints(self, modality: str) -> Pixels:
+        """Longitude and latitude of the corners of each scene of a modality: (S, 4, 2), degrees.
 
         Raises:
-            ShardError: The file is missing or damaged, or has not as many entries as the manifest says.
+            ShardError: The file is missing or damaged, or does not fit the manifest.
         """
-        array: Pixels = np.load(io.BytesIO(self._read(entry)), allow_pickle=False)
-        if len(array) != length:
-            where = self.folder.where(entry.name)
-            raise ShardError(f"{where} holds {len(array)} entries, but the manifest {length}. {REPAIR}")
+        entry = self.modalities[modality]
+        shape = (len(entry.scenes), 4, 2)
+        return self._load_array(entry.footprints, shape, shape)
+
+    def load_pictures(self, modality: str) -> Pixels:
+        """Pictures of dropped windows of a modality, in the order of the manifest's examples: (N, D, h, w).
+
+        Raises:
+            ShardError: The file is missing or damaged, or does not fit the manifest.
+        """
+        examples = self.modalities[modality].examples
+        num = len(examples.tiles)
+        return self._load_array(examples, (num, 1, 1, 1), (num, 3, LARGEST, LARGEST))
+
+    def _load_array(self, entry: FileEntry, least: tuple[int, ...], most: tuple[int, ...]) -> Pixels:
+        """A whole array of floating-point numbers, each length of its shape between two bounds."""
+        where, content = self.folder.where(entry.name), self._read(entry)
+        try:
+            array: Pixels = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError, TypeError, OverflowError, MemoryError) as error:
+            raise ShardError(f"{where} holds no array ({error}). {REPAIR}") from error
+        fits = array.ndim == len(least) and all(
+            low <= length <= high for low, length, high in zip(least, array.shape, most, strict=True)
+        )
+        if not fits or array.dtype.kind != "f":
+            expected = ", ".join(
+                f"{low}" if low == high else f"{low} to {high}" for low, high in zip(least, most, strict=True)
+            )
+            raise ShardError(
+                f"{where} holds an array of type {array.dtype} and shape {array.shape}; by the manifest it should be "
+                f"of floating-point numbers and shape ({expected}). {REPAIR}"
+            )
         return array
 
     def _read(self, entry: FileEntry) -> bytes:
@@ -165,19 +195,27 @@ class Manifest:
         Raises:
             ShardError: The file is missing, damaged or does not fit the manifest.
         """
-        entry = self.modalities[modality].splits[split]
+        return self._open_index(self.modalities[modality].splits[split], INDEX_DTYPE)
+
+    def _open_index(self, entry: SplitEntry, dtype: np.dtype[Any]) -> Index:
+        """The index of a split, whose rows have a given type."""
         path = self.folder.where(entry.index.name)
         try:
             with self.folder.on_disk(entry.index) as file:
-                index: Index = np.load(file, mmap_mode="r", allow_pickle=False)
+                index: Index = np.lib.format.open_memmap(file, mode="r")
         except (OSError, ValueError, EOFError, OverflowError) as error:
             raise ShardError(f"{path}: the member index cannot be read: {error}. {REPAIR}") from error
-        if index.dtype != INDEX_DTYPE or index.shape != (entry.num_samples,):
+        if index.dtype != dtype or index.shape != (entry.num_samples,):
             raise ShardError(
                 f"{path}: the member index has shape {index.shape} and type {index.dtype}, but the manifest counts "
                 f"{entry.num_samples} samples. {REPAIR}"
             )
         return index
+
+    @property
+    def samples(self) -> list[SplitEntry]:
+        """The shards of every split that has any."""
+        return [samples for entry in self.modalities.values() for samples in entry.splits.values()]
 
     @property
     def scenes(self) -> dict[str, tuple[SceneEntry, ...]]:
@@ -210,17 +248,21 @@ class Manifest:
         for entry in self.all_files:
             yield entry, self.folder.fault(entry)
 
+    def _check_channels(self, key: str, spec: ModalitySpec) -> None:
+        """Compares the channels of a modality with those that are registered."""
+        known = {spec.key: spec for spec in registry.known()}.get(key, spec)
+        if known.channels != spec.channels:
+            raise ShardError(
+                f"{self.folder} was built with other channels of modality {key!r}: "
+                f"{', '.join(spec.channels)}; now they are {', '.join(known.channels)}"
+            )
+
     def _check(self) -> None:
         """Compares what is said twice, with each other and with the registry."""
         if not self.modalities:
             raise ShardError(f"{self.folder.where(MANIFEST)} is damaged: it holds no modality. {REPAIR}")
         for key, entry in self.modalities.items():
-            known = {spec.key: spec for spec in registry.known()}.get(key, entry.spec)
-            if known.channels != entry.spec.channels:
-                raise ShardError(
-                    f"{self.folder} was built with other channels of modality {key!r}: "
-                    f"{', '.join(entry.spec.channels)}; now they are {', '.join(known.channels)}"
-                )
+            self._check_channels(key, entry.spec)
             if entry.candidates != entry.num_kept + sum(entry.dropped.values()):
                 raise ShardError(
                     f"{self.folder.where(MANIFEST)} is damaged: the {entry.candidates} windows of {key} are not the "

@@ -18,6 +18,8 @@ from ringmoe.data.codec import SUFFIX, checksum, decode, most_bytes
 from ringmoe.data.entries import ModalityEntry
 from ringmoe.data.layout import member_key
 from ringmoe.data.manifest import Index, Manifest
+from ringmoe.data.places import PlaceManifest, PlaceReader
+from ringmoe.data.places.read import REMEDY
 from ringmoe.data.writer import npy_header
 from ringmoe.errors import RingMoEError, ShardError
 
@@ -30,6 +32,9 @@ def verify_tiles(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
     Yields:
         The name of each shard, and in words what is wrong with it, the tiles named.
     """
+    if isinstance(manifest, PlaceManifest):
+        yield from _verify_places(manifest)
+        return
     for key, entry in manifest.modalities.items():
         try:
             manifest.load_statistics(key)
@@ -45,6 +50,36 @@ def verify_tiles(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
             for shard in samples.shards:
                 first, end = end, end + shard.samples
                 yield shard.name, list(_faults(manifest.root / shard.name, entry, index[first:end]))
+
+
+def _verify_places(manifest: PlaceManifest) -> Iterator[tuple[str, list[str]]]:
+    """Reads every sample of shards of places."""
+    for split, samples in manifest.grouped.splits.items():
+        try:
+            reader, rows = PlaceReader(manifest, split), manifest.open_rows(split)
+        except ShardError as error:
+            yield samples.index.name, [f"no sample of {split} was read: {error}"]
+            continue
+        end = 0
+        for shard in samples.shards:
+            first, end = end, end + shard.samples
+            yield shard.name, list(_faults_of_samples(reader, manifest.root / shard.name, first, rows[first:end]))
+
+
+def _faults_of_samples(reader: PlaceReader, path: Path, first: int, rows: Index) -> Iterator[str]:
+    """What is wrong with the samples of a shard, one after the other."""
+    end = 0
+    for number, row in enumerate(rows, first):
+        if (begin := int(row["offset"])) != end:
+            yield f"the index has sample {number} at byte {begin:,}, but the one before it ends at byte {end:,}"
+        end = begin + int(row["length"])
+        try:
+            reader[number]
+        except ShardError as error:
+            yield str(error).removeprefix(f"{path}:").removesuffix(f". {REMEDY}").strip()
+    with path.open("rb") as file:
+        if end <= path.stat().st_size and file.seek(end) and file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            yield f"what is there behind byte {end:,} is not in the index"
 
 
 def _faults(path: Path, entry: ModalityEntry, rows: Index) -> Iterator[str]:

@@ -32,7 +32,7 @@ class Member:
 
     Attributes:
         name: Unique in the place: as declared, else the modality, with the date where the place has several scenes of
-            it ("ms.2021-05-03").
+            it ("ms.2021-05-03"). In lower case: webdataset lowers what stands behind a sample's key.
         scene: The scene.
         ratio: Its pixels along one pixel of the place.
     """
@@ -238,10 +238,11 @@ def _names(place: str, scenes: Sequence[Scene]) -> list[str]:
         if scene.member is not None:
             names.append(scene.member)
         elif undeclared[scene.modality] == 1:
-            names.append(scene.modality)
+            names.append(scene.modality.lower())
         else:
             day = _date(scene)
-            names.append(f"{scene.modality}.{day if dates[scene.modality, day] == 1 else _date(scene, with_time=True)}")
+            when = day if dates[scene.modality, day] == 1 else _date(scene, with_time=True)
+            names.append(f"{scene.modality.lower()}.{when}")
     twice = [scene.name for scene, name in zip(scenes, names, strict=True) if names.count(name) > 1]
     unknown = [scene.name for scene, name in zip(scenes, names, strict=True) if name.endswith(".")]
     if twice or unknown:
@@ -260,7 +261,7 @@ def _date(scene: Scene, *, with_time: bool = False) -> str:
         taken = datetime.fromisoformat(scene.acquired or "")
     except ValueError:
         return ""
-    return f"{taken:%Y-%m-%dT%H%M%S}" if with_time else taken.date().isoformat()
+    return f"{taken:%Y-%m-%dt%H%M%S}" if with_time else taken.date().isoformat()
 
 
 def _ratio(scene: Scene, coarsest: Scene) -> int:

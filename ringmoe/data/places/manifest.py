@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ringmoe.data.codec import Codec
+from ringmoe.data.consistency import faults_of_groups, faults_of_shards, side_fault
 from ringmoe.data.entries import GroupEntry, SceneEntry, SplitEntry
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import MANIFEST, Split, index_name, shard_name, statistics_name
 from ringmoe.data.manifest import Index, Manifest
-from ringmoe.data.storage import FileEntry, LocalFolder, Location, RemoteConfig, folder_at
+from ringmoe.data.storage import REPAIR, FileEntry, LocalFolder, Location, RemoteConfig, folder_at
 from ringmoe.errors import ShardError
 from ringmoe.modality import ModalitySpec
 
@@ -127,6 +128,11 @@ class PlaceManifest(Manifest):
     grouped: GroupedEntry
 
     @property
+    def samples(self) -> list[SplitEntry]:
+        """The shards of every split that has any."""
+        return list(self.grouped.splits.values())
+
+    @property
     def scenes(self) -> dict[str, tuple[SceneEntry, ...]]:
         """The scenes of each modality."""
         return {key: entry.scenes for key, entry in self.grouped.modalities.items()}
@@ -151,27 +157,33 @@ class PlaceManifest(Manifest):
         entry = self.grouped.splits.get(split)
         if entry is None:
             raise ShardError(f"{self.folder} has no sample in split {split!r}; it has {', '.join(self.grouped.splits)}")
-        path = self.folder.where(entry.index.name)
-        try:
-            with self.folder.on_disk(entry.index) as file:
-                rows: Index = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ShardError(f"{path}: the index cannot be read: {error}. Copy the folder again") from error
-        if rows.dtype != PLACE_INDEX_DTYPE or rows.shape != (entry.num_samples,):
-            raise ShardError(
-                f"{path}: the index has shape {rows.shape} and type {rows.dtype}, but the manifest counts "
-                f"{entry.num_samples} samples. Copy the folder again"
-            )
-        return rows
+        return self._open_index(entry, PLACE_INDEX_DTYPE)
 
     def _check(self) -> None:
-        """Compares what is said twice."""
-        for fault in self._faults():
-            raise ShardError(f"{self.folder.where(MANIFEST)} is damaged: {fault}. Copy the folder again")
+        """Compares what is said twice, with each other and with the registry."""
+        for key, entry in self.grouped.modalities.items():
+            self._check_channels(key, entry.spec)
+        for fault in (*self._faults_of_tiles(), *self._faults()):
+            raise ShardError(f"{self.folder.where(MANIFEST)} is damaged: {fault}. {REPAIR}")
+
+    def _faults_of_tiles(self) -> Iterator[str]:
+        """What is said of tiles that cannot be, before anything is allocated or read on its word."""
+        grouped = self.grouped
+        yield from faults_of_shards(grouped.splits)
+        for key, entry in grouped.modalities.items():
+            yield from (f"modality {key!r}: {fault}" for fault in faults_of_groups(key, entry.spec, entry.groups))
+        for place in grouped.places:
+            for member in place.members:
+                if (found := grouped.modalities.get(member.modality)) is None:
+                    yield f"{member.name} of {place.name} is of modality {member.modality!r}, of which it says nothing"
+                elif fault := side_fault(found.spec, grouped.tile * member.ratio):
+                    yield f"{member.name} of {place.name}, {member.ratio} times as fine: {fault}"
 
     def _faults(self) -> Iterator[str]:
         entry = self.grouped
         for place in entry.places:
+            if any(number < 0 for number in (place.kept, *place.dropped.values(), *place.left_out.values())):
+                yield f"a number of windows of {place.name} is below zero"
             if place.candidates != place.kept + sum(place.dropped.values()):
                 yield (
                     f"the {place.candidates} windows of {place.name} are not the {place.kept} kept and "
@@ -210,7 +222,7 @@ def open_folder(root: Location, remote: RemoteConfig | None = None) -> Manifest:
         is_grouped = (folder.path / PLACES).is_dir()
     else:
         is_grouped = False
-        with suppress(ValueError, TypeError):  # Manifest says what is wrong with it
+        with suppress(ValueError, TypeError, RecursionError):  # Manifest says what is wrong with it
             is_grouped = "grouped" in json.loads(folder.read(MANIFEST))
     kind: Any = PlaceManifest if is_grouped else Manifest
     manifest: Manifest = kind.open(root, remote)

@@ -15,12 +15,13 @@ from ringmoe.batch import Tile, TileRecord
 from ringmoe.data.codec import SUFFIX, decode
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import Split, member_key
-from ringmoe.data.places.manifest import PlaceManifest
+from ringmoe.data.places.manifest import MemberEntry, PlaceManifest
 from ringmoe.data.places.unit import checksum_of
 from ringmoe.data.writer import npy_header
-from ringmoe.errors import ShardError
+from ringmoe.errors import ConfigError, ShardError
 
-_REMEDY = "`ringmoe shards verify` checks the whole folder; copy the file again, or build the shards again"
+REMEDY = "`ringmoe shards verify` checks the whole folder; copy the file again, or build the shards again"
+"""What every message of a damaged sample ends with."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,12 @@ class PlaceReader:
             ShardError: The split has no sample, or a shard is missing or has another size.
         """
         self._rows = manifest.open_rows(split)
-        shards = manifest.grouped.splits[split].shards
-        manifest.check_sizes(shards)
+        self._shards = manifest.grouped.splits[split].shards
+        manifest.check_sizes(self._shards)
         self.statistics: dict[str, InputStatistics] = {key: manifest.inputs(key) for key in manifest.grouped.modalities}
-        self._slugs = [place.slug for place in manifest.grouped.places]
-        self._paths = [manifest.root / shard.name for shard in shards]
-        self._ends = np.cumsum([shard.samples for shard in shards])
-        self._codec = manifest.grouped.codec
+        self._root = manifest.root
+        self._grouped = manifest.grouped
+        self._ends = np.cumsum([shard.samples for shard in self._shards])
         self._verify = verify
 
     def __len__(self) -> int:
@@ -92,37 +92,62 @@ class PlaceReader:
         """
         number = range(len(self))[number]
         row = self._rows[number]
-        path = self._paths[int(np.searchsorted(self._ends, number, side="right"))]
-        key = member_key(self._slugs[row["place"]], row["row"], row["col"])
+        shard = self._shards[int(np.searchsorted(self._ends, number, side="right"))]
+        path, places = self._root / shard.name, self._grouped.places
+        begin, end = int(row["offset"]), int(row["offset"]) + int(row["length"])
+        if row["place"] >= len(places) or end > shard.bytes:
+            raise ShardError(
+                f"{path}: the index has sample {number} of place {row['place']} at bytes {begin:,} to {end:,}, but "
+                f"there are {len(places)} places, and the shard has {shard.bytes:,} bytes. {REMEDY}"
+            )
+        place = places[row["place"]]
+        key = member_key(place.slug, row["row"], row["col"])
         name = f"{path}:{key}"
-        contents = _contents(path, row, key, name)
+        contents = _contents(path, begin, end - begin, key, name)
         if "json" not in contents or (self._verify and checksum_of(contents) != row["xxh3"]):
-            raise ShardError(f"{name}: its content is not what was written (wrong checksum). {_REMEDY}")
-        told = json.loads(bytes(contents["json"]))
-        tiles = {}
-        for member, values in told["members"].items():
-            record = TileRecord.from_dict(values)
-            tiles[member] = Tile(self._pixels(contents, member, record, name), record)
-        return PlaceSample(key, told["place"], told["row"], told["col"], tiles)
+            raise ShardError(f"{name}: its content is not what was written (wrong checksum). {REMEDY}")
+        records = _records(bytes(contents["json"]), (place.name, int(row["row"]), int(row["col"])), f"{name}.json")
+        members = {member.name: member for member in place.members}
+        tiles = {
+            member: Tile(self._pixels(contents, member, members.get(member), record, name), record)
+            for member, record in records.items()
+        }
+        return PlaceSample(key, place.name, int(row["row"]), int(row["col"]), tiles)
 
     def _pixels(
-        self, contents: Mapping[str, memoryview], member: str, record: TileRecord, name: str
+        self,
+        contents: Mapping[str, memoryview],
+        name: str,
+        member: MemberEntry | None,
+        record: TileRecord,
+        sample: str,
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        """The pixels of one tile, of the size and type that its record says.
+        """The pixels of one tile, of the size and type that manifest and record say.
 
         Raises:
             ShardError: They are not there, or are others.
         """
-        channels = self.statistics[record.modality].spec.num_channels
-        pixels_CHW = np.empty((channels, record.size, record.size), dtype=record.dtype)
+        codec = self._grouped.codec
+        where = f"{sample}.{name}.{SUFFIX[codec]}"
+        if member is None:
+            raise ShardError(f"{where}: the manifest has no such scene in its place. {REMEDY}")
+        inputs = self.statistics[member.modality]
+        side = self._grouped.tile * member.ratio
+        dtypes = {group.dtype for group in inputs.groups}
+        if (record.modality, record.size) != (member.modality, side) or record.dtype not in dtypes:
+            raise ShardError(
+                f"{where}: its record says {record.modality}, {record.size} pixels of {record.dtype}; the manifest has "
+                f"{member.modality}, {side} pixels of {' or '.join(sorted(dtypes))}. {REMEDY}"
+            )
+        pixels_CHW = np.empty((inputs.spec.num_channels, side, side), dtype=record.dtype)
         header = _npy_header(record.dtype, pixels_CHW.shape)
-        content = contents.get(f"{member}.{SUFFIX[self._codec]}", memoryview(b""))
+        content = contents.get(f"{name}.{SUFFIX[codec]}", memoryview(b""))
         try:
             if content[: len(header)] != header:
                 raise ValueError(f"its header promises another type or size than {record.dtype}, {pixels_CHW.shape}")
-            decode(content[len(header) :], self._codec, pixels_CHW)
+            decode(content[len(header) :], codec, pixels_CHW)
         except ValueError as error:
-            raise ShardError(f"{name}: the pixels of {member} are not there or damaged ({error}). {_REMEDY}") from error
+            raise ShardError(f"{where}: the pixels are not there or damaged ({error}). {REMEDY}") from error
         return pixels_CHW
 
 
@@ -131,7 +156,29 @@ def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return npy_header(np.empty(shape, dtype))
 
 
-def _contents(path: Path, row: Any, key: str, name: str) -> dict[str, memoryview]:
+def _records(text: bytes, expected: tuple[str, int, int], where: str) -> dict[str, TileRecord]:
+    """The record of each tile of a sample.
+
+    Args:
+        text: What the sample holds.
+        expected: Its place, row and column by manifest and index.
+        where: What is being read, for messages.
+
+    Raises:
+        ShardError: They are no records, or those of another sample.
+    """
+    try:
+        told = json.loads(text)
+        said = told["place"], told["row"], told["col"]
+        records = {member: TileRecord.from_dict(dict(values)) for member, values in dict(told["members"]).items()}
+    except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
+        raise ShardError(f"{where}: the record is damaged ({error!r}). {REMEDY}") from error
+    if said != expected:
+        raise ShardError(f"{where}: the record says {said}, manifest and index say {expected}. {REMEDY}")
+    return records
+
+
+def _contents(path: Path, offset: int, length: int, key: str, name: str) -> dict[str, memoryview]:
     """The members of a sample in their order; names lose the key.
 
     Raises:
@@ -139,12 +186,12 @@ def _contents(path: Path, row: Any, key: str, name: str) -> dict[str, memoryview
     """
     try:
         with path.open("rb") as file:
-            file.seek(row["offset"])
-            sample = file.read(row["length"])
-        with tarfile.open(fileobj=io.BytesIO(sample)) as tar:
+            file.seek(offset)
+            sample = file.read(length)
+        with tarfile.open(fileobj=io.BytesIO(sample), mode="r:") as tar:
             members = [(found.name.removeprefix(f"{key}."), found.offset_data, found.size) for found in tar]
         return {member: memoryview(sample)[start : start + size] for member, start, size in members}
     except OSError as error:
-        raise ShardError(f"{name} cannot be read: {error.strerror or error}. {_REMEDY}") from error
-    except tarfile.TarError as error:
-        raise ShardError(f"{name} is not where the index says ({error}). {_REMEDY}") from error
+        raise ShardError(f"{name} cannot be read: {error.strerror or error}. {REMEDY}") from error
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise ShardError(f"{name} is not where the index says ({error}). {REMEDY}") from error

@@ -11,9 +11,13 @@ from jinja2 import Environment, StrictUndefined
 from ringmoe.data.entries import ModalityEntry, RefusedFile
 from ringmoe.data.layout import SPLITS
 from ringmoe.data.manifest import Manifest
+from ringmoe.raster.quality import REASONS
 from ringmoe.report.inspect import histograms, maps, sheets
 
-_NUM_COLOURS = 8
+NUM_REASON_COLOURS = 12
+"""Colours of the page's style for reasons: at least as many as there are rules."""
+
+_NUM_MODALITY_COLOURS = 8
 
 OnProgress = Callable[[str], None]
 """Called with what is done next."""
@@ -112,7 +116,8 @@ def render(manifest: Manifest, progress: OnProgress | None = None) -> tuple[str,
         manifest=manifest,
         splits=SPLITS,
         reasons=reasons,
-        colours={reason: number % _NUM_COLOURS for number, reason in enumerate(reasons)},
+        words=REASONS,
+        colours={reason: number % NUM_REASON_COLOURS for number, reason in enumerate(reasons)},
         accounts=accounts,
         total=_total(accounts, reasons),
         sections=sections,
@@ -176,13 +181,13 @@ def _places(manifest: Manifest) -> tuple[list[maps.Footprint], dict[str, list[st
     located: list[maps.Footprint] = []
     unplaced: dict[str, list[str]] = {}
     for number, (key, entry) in enumerate(manifest.modalities.items()):
-        corners_S42 = manifest.load_array(entry.footprints, len(entry.scenes))
+        corners_S42 = manifest.load_footprints(key)
         placed = [
             (scene.name, corners_42)
             for scene, corners_42 in zip(entry.scenes, corners_S42, strict=True)
             if np.isfinite(corners_42).all()
         ]
-        located += [maps.Footprint(number % _NUM_COLOURS, name, corners_42) for name, corners_42 in placed]
+        located += [maps.Footprint(number % _NUM_MODALITY_COLOURS, name, corners_42) for name, corners_42 in placed]
         names = {name for name, _ in placed}
         if others := [scene.name for scene in entry.scenes if scene.name not in names]:
             unplaced[key] = others

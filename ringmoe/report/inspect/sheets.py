@@ -149,8 +149,7 @@ def _dropped(manifest: Manifest, key: str) -> dict[str, list[_Shown]]:
     """The few dropped tiles of each reason whose pictures were kept."""
     entry = manifest.modalities[key]
     found: dict[str, list[_Shown]] = {}
-    tiles = entry.examples.tiles
-    for tile, numbers_Dhw in zip(tiles, manifest.load_array(entry.examples, len(tiles)), strict=True):
+    for tile, numbers_Dhw in zip(entry.examples.tiles, manifest.load_pictures(key), strict=True):
         where = f"{entry.scenes[tile.scene].name}, row {tile.row}, column {tile.col}"
         found.setdefault(tile.reason, []).append(_Shown(tile.group, numbers_Dhw, f"{where}\n{tile.group.sensor}"))
     return found

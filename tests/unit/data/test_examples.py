@@ -89,9 +89,7 @@ def test_shards_show_what_every_rule_dropped(spoilt, tmp_path, strip_bytes, monk
         for number, scene in enumerate(scenes):
             for found in read.iter_tiles(scene, SMALL.tiling, SMALL.quality):
                 windows[number, found.row, found.col] = found.reason, found.pixels_CHW.copy()
-        for tile, numbers in zip(
-            entry.examples.tiles, manifest.load_array(entry.examples, len(entry.examples.tiles)), strict=True
-        ):
+        for tile, numbers in zip(entry.examples.tiles, manifest.load_pictures(key), strict=True):
             reason, pixels = windows[tile.scene, tile.row, tile.col]
             assert reason == tile.reason
             units = entry.spec.units[0]
@@ -116,7 +114,7 @@ def test_quarantined_scenes_leave_no_picture(spoilt, tmp_path):
 
 
 def test_footprints_are_those_of_the_scenes(shards):
-    corners = shards.load_array(shards.modalities["opt"].footprints, 2)
+    corners = shards.load_footprints("opt")
     assert corners.shape == (2, 4, 2)
     (west, north), (east, _), (_, south), _ = corners[0].tolist()
     assert west == 3.0  # the middle meridian of the zone

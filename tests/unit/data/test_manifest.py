@@ -1,3 +1,4 @@
+import hashlib
 import json
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from ringmoe.data.entries import ExamplesEntry, ModalityEntry, SceneEntry, Shard
 from ringmoe.data.layout import BUILDING, INDEX_DTYPE
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.storage import FileEntry, LocalFolder
+from ringmoe.data.writer import npy_bytes
 from ringmoe.errors import ShardError
 
 
@@ -87,6 +89,10 @@ def test_folders_without_a_manifest_are_told_apart(tmp_path):
             "an example is of no scene",
         ),
         (
+            lambda values: values["modalities"]["opt"]["examples"]["tiles"][0].update(scene=-1),
+            "an example is of no scene",
+        ),
+        (
             lambda values: values["modalities"]["opt"]["splits"]["train"]["shards"][0].update(samples="many"),
             r"shards\[0\]\.samples is 'many'",
         ),
@@ -125,9 +131,30 @@ def test_pictures_that_nobody_speaks_of_are_refused(own_shards):
     root = own_shards()
     _edit(root, lambda values: values["modalities"]["opt"]["examples"]["tiles"].pop())
     manifest = Manifest.open(root)
-    entry = manifest.modalities["opt"].examples
-    with pytest.raises(ShardError, match=r"opt/examples\.npy holds 12 entries, but the manifest 11"):
-        manifest.load_array(entry, len(entry.tiles))
+    with pytest.raises(ShardError, match=r"opt/examples\.npy holds an array .* shape \(12, .* shape \(11, 1 to 3"):
+        manifest.load_pictures("opt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        npy_bytes(np.zeros((2, 4, 2)))[:-1],
+        npy_bytes(np.zeros((2, 4, 2), "int64")),
+        npy_bytes(np.zeros((2, 4, 3))),
+        npy_bytes(np.zeros((2, 8))),
+        npy_bytes(np.array(2.0)),
+        npy_bytes(np.zeros((2, 4, 2))).replace(b"(2, 4, 2)", b"(2, 4,'2)"),
+    ],
+)
+def test_arrays_that_are_none_are_refused_with_their_file(own_shards, content):
+    """Their checksum is the manifest's."""
+    root = own_shards()
+    (root / "opt/footprints.npy").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    _edit(root, lambda values: values["modalities"]["opt"]["footprints"].update(sha256=digest, bytes=len(content)))
+    with pytest.raises(ShardError, match=r"opt/footprints\.npy holds "):
+        Manifest.open(root).load_footprints("opt")
 
 
 def test_an_index_that_does_not_fit_is_refused(own_shards):

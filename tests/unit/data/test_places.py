@@ -1,8 +1,10 @@
 """Shards of places: samples of several scenes, the account of every window, and bytes that depend on nothing else."""
 
+import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import webdataset as wds
 
 from ringmoe.cli.main import VERBS
 from ringmoe.data.build import BuildProgress, build
@@ -18,9 +21,12 @@ from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest, PlaceReader, open_folder
 from ringmoe.data.plan import BuildConfig
+from ringmoe.data.verify import verify_tiles
 from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.raster.declare import Declaration, Declarations
+from ringmoe.raster.quality import REASONS
 from ringmoe.raster.tiling import TilingConfig
+from ringmoe.testing.http_server import FolderServer
 from tests.fixtures.places import blacken, write_archive, write_member
 
 from .conftest import damage
@@ -216,11 +222,158 @@ def test_damage_is_found(folder, shards, tmp_path):
         PlaceManifest.open(manifest.root)
 
 
+@pytest.fixture
+def own(shards, tmp_path):
+    return Path(shutil.copytree(shards.root, tmp_path / "own"))
+
+
+def _edit(root, change):
+    values = json.loads((root / "manifest.json").read_bytes())
+    change(values["grouped"])
+    (root / "manifest.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("place", 2, "of place 2 at bytes 0 to .* there are 2 places"),
+        ("length", 1 << 63, "of place 0 at bytes 0 to 9,223,"),
+        ("offset", (1 << 64) - 1, "but there are 2 places, and the shard has"),
+        ("offset", 512, "in-a-ms_r000000_c000000"),
+        ("length", 700, "in-a-ms_r000000_c000000"),
+        ("row", 8, "in-a-ms_r000008_c000000"),
+    ],
+)
+def test_an_index_that_was_written_wrong_is_found(own, field, value, message):
+    rows = np.load(own / "places/train.index.npy")
+    rows[field][0] = value
+    np.save(own / "places/train.index.npy", rows)
+    manifest = PlaceManifest.open(own)
+    with pytest.raises(ShardError, match=message) as refused:
+        PlaceReader(manifest, "train")[0]
+    assert "train-000000.tar" in str(refused.value)
+    faults = dict(verify_tiles(manifest))["places/train-000000.tar"]
+    assert any(re.search(message, fault) for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (b'{"place"', b'[[[[["e"', r"\.json: the record is damaged"),
+        (b'{"place": "in/a/ms.tif"', b'{"plaice": "in/a/ms.ti"', r"\.json: the record is damaged \(KeyError"),
+        (b'"in/a/ms.tif"', b'"in/a/mt.tif"', r"the record says \('in/a/mt\.tif', 0, 0\), manifest and index say"),
+        (b'"members": {"ms":', b'"members": 1,"m":', r"\.json: the record is damaged"),
+        (b'{"ms":', b'{"mx":', r"\.mx\.npy: the manifest has no such scene"),
+        (
+            b'"modality": "ms"',
+            b'"modality": "mx"',
+            r"\.ms\.npy: its record says mx, 16 pixels of .* the manifest has ms",
+        ),
+        (b'"size": 16', b'"size": 99', r"\.ms\.npy: its record says ms, 99 pixels"),
+        (b'"dtype": "uint8"', b'"dtype": "O"', r"\.ms\.npy: its record says ms, 16 pixels of O"),
+    ],
+)
+def test_a_record_that_is_no_record_of_its_sample_is_told(own, before, after, message):
+    path = own / "places/train-000000.tar"
+    content = path.read_bytes()
+    assert before in content
+    path.chmod(0o644)
+    path.write_bytes(content.replace(before, after.ljust(len(before)), 1))
+    with pytest.raises(ShardError, match=message):
+        PlaceReader(PlaceManifest.open(own), "train", verify=False)[0]
+
+
+def test_verify_reads_every_sample(own):
+    manifest = PlaceManifest.open(own)
+    assert [faults for _, faults in verify_tiles(manifest)] == [[]] * sum(
+        len(samples.shards) for samples in manifest.samples
+    )
+    rows = np.load(own / "places/train.index.npy")
+    rows["xxh3"][-1] ^= 1
+    np.save(own / "places/train.index.npy", rows)
+    *whole, (name, (fault,)) = [found for found in verify_tiles(manifest) if "train" in found[0]]
+    assert name == manifest.grouped.splits["train"].shards[-1].name
+    assert fault.startswith("in-b-3_r")
+    assert fault.endswith("is not what was written (wrong checksum)")
+    assert all(not faults for _, faults in whole)
+    np.save(own / "places/train.index.npy", rows[:-1])
+
+    def without_the_last(told):
+        told["splits"]["train"]["shards"][-1]["samples"] -= 1
+        told["places"][-1]["kept"] -= 1
+        told["places"][-1]["candidates"] -= 1
+        told["modalities"]["ms"]["groups"][0]["tiles"]["train"] -= 3
+
+    _edit(own, without_the_last)
+    manifest = PlaceManifest.open(own)
+    assert "is not in the index" in dict(verify_tiles(manifest))[name][0]
+    (own / "places/val.index.npy").write_bytes(b"")
+    assert "no sample of val was read" in dict(verify_tiles(manifest))["places/val.index.npy"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda it: it.update(tile=1 << 40), r"ms of in/a/ms\.tif, 1 times as fine: tile is 1099511627776 pixels"),
+        (lambda it: it["places"][0]["members"][1].update(ratio=1 << 40), r"opt of in/a/ms\.tif, 1099511627776 times"),
+        (lambda it: it["places"][0]["members"][1].update(ratio=0), "tile is 0 pixels"),
+        (lambda it: it["places"][0]["members"][1].update(modality="x"), "is of modality 'x', of which it says nothing"),
+        (lambda it: it["places"][0].update(left_out={"constant of ms": -1}), "is below zero"),
+        (
+            lambda it: it["modalities"]["ms"]["groups"][0]["group"].update(dtype="object"),
+            "'ms': a group of type 'object'",
+        ),
+        (lambda it: it["modalities"]["ms"]["groups"][0]["group"]["channels"].pop(), "statistics of 3 channels"),
+        (lambda it: it["modalities"]["opt"]["spec"].update(bands=["B", "G", "R"]), "B, G, R; now they are R, G, B"),
+        (lambda it: it["splits"]["train"]["shards"][0].update(samples=-1), "has -1 samples; expected at least one"),
+    ],
+)
+def test_damaged_manifests_are_refused_in_words(own, change, message):
+    _edit(own, change)
+    with pytest.raises(ShardError, match=message):
+        PlaceManifest.open(own)
+
+
+def test_an_index_that_is_no_index_is_refused(own):
+    manifest, path = PlaceManifest.open(own), own / "places/train.index.npy"
+    rows = np.load(path)
+    content = path.read_bytes()
+    much = f"({1 << 80},), }}".encode()
+    long = content.replace(f"({len(rows)},), }}".encode().ljust(len(much)), much)
+    assert long != content
+    for damaged in (b"", content[:100], content.replace(b"'<u8'", b"'<u4'"), long):
+        path.write_bytes(damaged)
+        with pytest.raises(ShardError, match=r"train\.index\.npy: the member index"):
+            manifest.open_rows("train")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ShardError, match="no regular file"):
+        manifest.open_rows("train")
+
+
+def test_a_remote_manifest_that_nests_deep_is_refused_in_words(own):
+    (own / "manifest.json").write_text("[" * 100_000)
+    with FolderServer(own) as server, pytest.raises(ShardError, match="nest too deep"):
+        open_folder(server.url)
+
+
 def test_the_documented_lines_read_a_shard_with_plain_webdataset(shards, capsys):
     code = next(block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "wds." in block)
     path = shards.root / "places/train-000000.tar"
     exec(code.replace("shards/NAME/places/train-000000.tar", str(path)), {})
     assert "in-a-ms_r000000_c000000 (4, 16, 16) (3, 32, 32)" in capsys.readouterr().out
+
+
+def test_scenes_of_one_day_are_read_with_plain_webdataset(tmp_path):
+    """It lowers what stands behind the key of a sample."""
+    for hour in (10, 11):
+        write_member(tmp_path / f"in/{hour}.tif", "ms", date=f"2021-05-03T{hour}:20:30Z")
+    manifest = build([tmp_path / "in"], tmp_path / "out", SETTINGS).manifest
+    members = [member.name for member in manifest.grouped.places[0].members]
+    assert members == ["ms.2021-05-03t102030", "ms.2021-05-03t112030"]
+    path = manifest.root / "places/train-000000.tar"
+    sample = next(iter(wds.WebDataset(str(path), shardshuffle=False).decode()))
+    assert [sample[f"{member}.npy"].shape for member in members] == [(4, 16, 16)] * 2
 
 
 def test_plan_build_list_and_verify(folder, tmp_path, capsys):
@@ -231,13 +384,29 @@ def test_plan_build_list_and_verify(folder, tmp_path, capsys):
     text = run("shards plan", folder, "--grouped", "--tile", "16")
     assert "2 places; 1 scene of none" in text
     assert "opt: in/a/opt.tif, time not known, 2 times as fine" in text
+    told = json.loads(run("shards plan", folder, "--grouped", "--tile", "16", "--stride", "16", "--json"))
+    assert [(place["name"], place["windows"]) for place in told["places"]] == [("in/a/ms.tif", 16), ("in/b/3.tif", 16)]
+    assert told["places"][0]["members"][1] == {"name": "opt", "scene": "in/a/opt.tif", "modality": "opt", "ratio": 2}
+    assert [(scene["name"], scene["code"]) for scene in told["alone"]] == [("in/c/alone.tif", "alone")]
+    told = json.loads(run("shards plan", folder, "--grouped", "--tile", "16", "--min-members", "4", "--json"))
+    assert (told["places"], len(told["alone"])) == ([], 7)
+    assert "places" not in json.loads(run("shards plan", folder, "--tile", "16", "--json"))
+    with pytest.raises(SystemExit):
+        run("shards plan", folder, "--tile", "16", "--min-members", "3")
+    assert "needs --grouped" in capsys.readouterr().err
     options = ("--grouped", "--tile", "16", "--stride", "16", "--min-members", "3")
     text = run("shards build", folder, tmp_path / "out", *options)
     assert "ms, opt, sar_l1" in text
     assert "3 x ms" in text
     assert "train: 32 samples of 16 pixels; 1 shard," in text
     assert run("shards list", tmp_path / "out") in text
-    assert "all 3 files are" in run("shards verify", tmp_path / "out")
+    assert "coded" not in text
+    blacken(write_archive(tmp_path / "in") / "a/opt.tif", slice(0, 32))
+    text = run("shards build", tmp_path / "in", tmp_path / "coded", *options, "--holdout", "0.25", "--codec", "pco")
+    assert "pixels are coded without loss, pco" in text
+    assert "windows dropped: 4 black_border of opt" in text
+    assert f"  black_border: {REASONS['black_border']}\n" in text
+    assert "all 3 files are as they were written, and all 32 samples are what" in run("shards verify", tmp_path / "out")
 
 
 def test_real_pairs(real_data, tmp_path):

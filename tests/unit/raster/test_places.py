@@ -104,7 +104,7 @@ def test_declared_scenes_that_do_not_fit_are_refused_in_words(scenes, change, co
 @pytest.mark.parametrize(
     ("times", "names", "message"),
     [
-        (("2021-05-03T10:00:00Z", "2021-05-03T11:30:00"), ["ms.2021-05-03T100000", "ms.2021-05-03T113000"], ""),
+        (("2021-05-03T10:00:00Z", "2021-05-03T11:30:00"), ["ms.2021-05-03t100000", "ms.2021-05-03t113000"], ""),
         (("2021-05-03", "2021-05-03"), [], "at the same time or bear the same name"),
         (("2021-05-03", None), [], "do not say when they were taken"),
         (("spring", "2021-05-03"), [], "Declare `acquired` or `member`"),

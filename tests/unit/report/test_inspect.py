@@ -18,12 +18,15 @@ from PIL import Image
 from ringmoe import modality as registry
 from ringmoe.cli.console import guarded
 from ringmoe.cli.inspect import ShardsInspect, run
+from ringmoe.cli.main import VERBS
 from ringmoe.data.manifest import Manifest
-from ringmoe.errors import ShardError
+from ringmoe.errors import ConfigError, ShardError
+from ringmoe.raster.quality import REASONS
 from ringmoe.raster.statistics import Statistics
 from ringmoe.raster.write import write_geotiff
 from ringmoe.report.inspect import histograms, maps, render
 from ringmoe.report.inspect.axes import round_steps
+from ringmoe.report.inspect.page import NUM_REASON_COLOURS
 from ringmoe.report.inspect.sheets import spread
 from tests.fixtures.shards import build_shards
 
@@ -96,6 +99,20 @@ def test_the_account_adds_up_to_the_manifest(root, text):
         assert {reason: num for reason, num in dropped.items() if num} == entry.dropped
         kept = {cell["data-kept"]: int(cell["data-count"]) for cell in cells if "data-kept" in cell}
         assert kept == {split: samples.num_samples for split, samples in entry.splits.items()}
+
+
+def test_every_rule_has_a_colour_of_its_own_in_both_themes(text):
+    assert len(REASONS) <= NUM_REASON_COLOURS
+    light, dark = text.split("prefers-color-scheme: dark")
+    for theme in (light, dark):
+        colours = dict(re.findall(r"--(c\d+): (#\w{6});", theme))
+        assert set(colours) == {f"c{number}" for number in range(NUM_REASON_COLOURS)}
+        assert len(set(colours.values())) == NUM_REASON_COLOURS
+
+
+def test_rules_are_told_in_words(text):
+    for reason in ("black_border", "split_border"):
+        assert f'{reason}<span class="soft">: {REASONS[reason]}</span>' in text
 
 
 def test_what_was_left_out_is_named(root, text):
@@ -180,6 +197,8 @@ def test_the_command_writes_the_page_whole_or_says_why_not(root, tmp_path, capsy
     assert "open it in a browser" in capsys.readouterr().out
     with pytest.raises(ShardError, match=r"cannot be written: .*Choose another place: --page"):
         run(ShardsInspect(folder=root, page=tmp_path / "nowhere" / "page.html"))
+    with pytest.raises(ConfigError, match=r"https://host/mine: .* only in a folder on this machine; copy it here"):
+        VERBS["shards inspect"].run("shards inspect", ["https://host/mine"])
     assert guarded(lambda: run(ShardsInspect(folder=tmp_path))) == 2
     assert "no manifest.json" in capsys.readouterr().err
 
