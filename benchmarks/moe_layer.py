@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from math import exp, log
 from pathlib import Path
 
@@ -85,11 +85,14 @@ def measure(seats: Seats, cell: Cell, target: str = "") -> list[Claim]:
 def claims(words: str = "") -> Iterator[Found]:
     """All claims of the family."""
     ratios = []
-    with Seats() as seats:
-        for cell in progress([cell for cell in CELLS if words in str(cell)], FAMILY):
-            found = measure(seats, cell, CELLS[cell])
-            ratios += [each for each in found if each.name == "DeepSpeed / ours"]
-            yield from found
+    chosen = sorted((cell for cell in CELLS if words in str(cell)), key=lambda cell: (cell.dim, cell.tokens))
+    # a run has one width: memory that was kept for another one would be in pieces
+    for _, cells in groupby(progress(chosen, FAMILY), key=lambda cell: cell.dim):
+        with Seats() as seats:
+            for cell in cells:
+                found = measure(seats, cell, CELLS[cell])
+                ratios += [each for each in found if each.name == "DeepSpeed / ours"]
+                yield from found
     if not words and ratios:
         yield _mean(ratios)
 

@@ -28,7 +28,7 @@ checksum = xxhash.xxh3_64_intdigest
 """XXH3, 64 bits, of a buffer: several times as fast as memory is copied, where CRC-32 takes longer than reading."""
 
 
-def checksum_of(parts: Iterable[bytes | memoryview]) -> int:
+def joint_checksum(parts: Iterable[bytes | memoryview]) -> int:
     """The same of several buffers, one after the other."""
     digest = xxhash.xxh3_64()
     for part in parts:

@@ -43,7 +43,7 @@ ALLOWED |= {
 HEAVY = {
     "rasterio": ("raster", None),
     "webdataset": ("data", None),
-    "xxhash": ("data", None),
+    "xxhash": ("data", 1),
     "pcodec": ("data", 1),
     "urllib3": ("data", 1),
     "fsspec": ("data", 1),

@@ -13,10 +13,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import xxhash
 from webdataset.writer import TarWriter
 
-from ringmoe.data.codec import SUFFIX, Codec, encode
+from ringmoe.data.codec import SUFFIX, Codec, encode, joint_checksum
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.layout import Split, member_key
@@ -177,10 +176,7 @@ class _PlaceWork:
 
 def checksum_of(contents: Mapping[str, bytes | memoryview]) -> int:
     """Checksum of the members of a sample, one after the other in the order of their names."""
-    digest = xxhash.xxh3_64()
-    for name in sorted(contents):
-        digest.update(contents[name])
-    return digest.intdigest()
+    return joint_checksum(contents[name] for name in sorted(contents))
 
 
 class PlaceWriter:
