@@ -93,9 +93,10 @@ def write_scene(path: Path, side: int, compress: str) -> Scene:
 
 
 def _huge_scene(path: Path) -> Path:
-    """A scene of which some rows in the middle are written."""
+    """A scene of which some rows in the middle are written; the rest is declared to hold no data."""
     generator = np.random.default_rng(0)
     profile = {"driver": "GTiff", "dtype": "uint16", "count": 4, "width": _HUGE_SIDE, "height": _HUGE_SIDE}
+    profile["nodata"] = 0
     options = {"tiled": True, "sparse_ok": True, "bigtiff": True, "compress": "deflate", "zlevel": 1}
     rows = Window(0, _HUGE_SIDE // 2 // _FULL_ROWS * _FULL_ROWS, _HUGE_SIDE, _FULL_ROWS)
     with rasterio.open(path, "w", **profile, **options) as dataset:

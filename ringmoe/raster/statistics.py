@@ -163,7 +163,9 @@ class Statistics:
             raise SceneError(f"channel {channel} has values that are not finite and not declared as no-data")
         mean = values_V.mean(dtype=np.float64)
         centred_V = values_V - mean
-        self._combine(channel, values_V.size, float(mean), float(centred_V @ centred_V))
+        # no BLAS product: it takes all cores, which workers fight for, and its last bits depend on how many there are
+        square = float(np.einsum("v,v->", centred_V, centred_V))
+        self._combine(channel, values_V.size, float(mean), square)
         self._minimum_C[channel] = min(self._minimum_C[channel], low)
         self._maximum_C[channel] = max(self._maximum_C[channel], high)
         first = int(self._bins(low[None])[0])
@@ -202,8 +204,8 @@ class Statistics:
         centres_K, counts_K = self.histogram(channel)
         centres_K = centres_K.clip(lowest, highest)
         weights_K = counts_K / counts_K.sum()
-        mean = float(weights_K @ centres_K)
-        return mean, math.sqrt(float(weights_K @ (centres_K - mean) ** 2))
+        mean = float((weights_K * centres_K).sum())
+        return mean, math.sqrt(float((weights_K * (centres_K - mean) ** 2).sum()))
 
     def _percentile(self, channel: int, percent: float) -> float:
         """The value below or at which ``percent`` of the entries lie."""
