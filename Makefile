@@ -41,7 +41,7 @@ test: $(STAMP) ## Run the tests
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow and not distributed"
 
-bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables (35 minutes on two shared cores)
+bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables (25 minutes on two cores, other work beside it)
 	$(BIN)/python benchmarks/run.py
 
 bench-full: $(STAMP) ## Measure the RMoE layer in all 72 settings (hours; interrupted, the same command goes on)
