@@ -10,6 +10,7 @@ is looked at once. A window's verdict depends on its own pixels and on its scene
 
 import math
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,7 @@ class _Strip:
         self._none_RN = windows.total(np.zeros(self._low_CYX.shape[1:], dtype=np.int32)) > 0
         self._none_RN.flags.writeable = False  # several rules return it
         may_be_black = np.logical_and.reduce(self._may_hold(0.0) | self._may_hold(nodata))
-        self.black_HW = np.logical_and.reduce(list(map(self._empty, self.pixels_CHW))) if may_be_black.any() else None
+        self.black_HW = reduce(np.logical_and, map(self._empty, self.pixels_CHW)) if may_be_black.any() else None
         self.black_RN = self._share(self.black_HW)
 
     def missing(self) -> Pixels:
@@ -205,14 +206,14 @@ class _Strip:
             return self._share(None)
         if nodata == 0 or self.black_HW is None:
             return self.black_RN
-        return self._share(np.logical_and.reduce([is_nodata(channel_HW, nodata) for channel_HW in self.pixels_CHW]))
+        return self._share(reduce(np.logical_and, (is_nodata(channel_HW, nodata) for channel_HW in self.pixels_CHW)))
 
     def non_finite(self) -> Pixels:
         """Windows with an infinity, or a NaN that is not the no-data value: (R, N)."""
         if self.pixels_CHW.dtype.kind != "f" or np.isfinite(self._low_CYX + self._high_CYX).all():
             return self._none_RN
-        bad = [~(np.isfinite(channel_HW) | self._empty(channel_HW)) for channel_HW in self.pixels_CHW]
-        return self._share(np.logical_or.reduce(bad)) > 0
+        bad = (~(np.isfinite(channel_HW) | self._empty(channel_HW)) for channel_HW in self.pixels_CHW)
+        return self._share(reduce(np.logical_or, bad)) > 0
 
     def constant(self) -> Pixels:
         """Windows in which every channel holds one single value, black pixels aside: (R, N)."""

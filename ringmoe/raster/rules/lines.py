@@ -16,6 +16,8 @@ All lines are screened at 3 places of each cell; what is suspicious there is con
 pixels are not judged: their lines are too short to tell.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ringmoe.raster.rules.windows import Windows
@@ -26,6 +28,7 @@ from ringmoe.raster.scene import Pixels
 
 _CONTRAST = 3
 _SMALLEST_TILE = 32
+_MOST_PIXELS = 1 << 21  # of lines that are looked at together
 _PLACES = 3  # of a cell where lines are screened
 
 
@@ -102,7 +105,13 @@ def _difference(first: Pixels, second: Pixels) -> Pixels:
 def _confirm_odd(suspicious_CHN: Pixels, lines_CHW: Pixels, windows: Windows) -> Pixels:
     """Which windows of lines are dead or out of place at all pixels: (C, H - 2, N)."""
     confirmed_CHN = np.zeros_like(suspicious_CHN)
-    channels_K, lines_K = np.nonzero(suspicious_CHN.any(axis=2))
+    for channels_K, lines_K in _some(suspicious_CHN, lines_CHW.shape[2]):
+        confirmed_CHN[channels_K, lines_K] = _are_odd(channels_K, lines_K, lines_CHW, windows)
+    return confirmed_CHN
+
+
+def _are_odd(channels_K: Pixels, lines_K: Pixels, lines_CHW: Pixels, windows: Windows) -> Pixels:
+    """``_confirm_odd`` of some lines: (K, N)."""
     before_KW, line_KW, behind_KW = (lines_CHW[channels_K, lines_K + offset] for offset in range(3))
     pairs = ((line_KW, before_KW), (behind_KW, line_KW), (behind_KW, before_KW))
     shape = (len(lines_K), -1, windows.cell)
@@ -115,16 +124,23 @@ def _confirm_odd(suspicious_CHN: Pixels, lines_CHW: Pixels, windows: Windows) ->
         for extremum in (np.minimum, np.maximum)
     )
     dead_KN = windows.along(np.logical_and, changed_KX, axis=1) & (low_KN == high_KN)
-    confirmed_CHN[channels_K, lines_K] = windows.along(np.logical_and, odd_KX, axis=1) | dead_KN
-    return confirmed_CHN
+    return np.asarray(windows.along(np.logical_and, odd_KX, axis=1) | dead_KN)
 
 
 def _confirm_repeats(repeats_CPN: Pixels, lines_CHW: Pixels, windows: Windows) -> None:
     """Takes back repeats that are none at all pixels."""
-    channels_K, pairs_K = np.nonzero(repeats_CPN.any(axis=2))
-    equal_KW = lines_CHW[channels_K, pairs_K] == lines_CHW[channels_K, pairs_K + 1]
-    equal_KX = np.logical_and.reduce(equal_KW.reshape(len(pairs_K), -1, windows.cell), axis=2)
-    repeats_CPN[channels_K, pairs_K] &= windows.along(np.logical_and, equal_KX, axis=1)
+    for channels_K, pairs_K in _some(repeats_CPN, lines_CHW.shape[2]):
+        equal_KW = lines_CHW[channels_K, pairs_K] == lines_CHW[channels_K, pairs_K + 1]
+        equal_KX = np.logical_and.reduce(equal_KW.reshape(len(pairs_K), -1, windows.cell), axis=2)
+        repeats_CPN[channels_K, pairs_K] &= windows.along(np.logical_and, equal_KX, axis=1)
+
+
+def _some(flags_CLN: Pixels, length: int) -> Iterator[tuple[Pixels, Pixels]]:
+    """Channels and lines that have a flag, a few at a time: copies of all of them could be as large as the strip."""
+    channels_K, lines_K = np.nonzero(flags_CLN.any(axis=2))
+    step = max(_MOST_PIXELS // length, 1)
+    for first in range(0, len(lines_K), step):
+        yield channels_K[first : first + step], lines_K[first : first + step]
 
 
 def _runs(repeats_CPN: Pixels, changed_CPN: Pixels) -> tuple[Pixels, Pixels]:
