@@ -26,12 +26,9 @@ from ringmoe.raster.read import iter_tiles
 from ringmoe.raster.recognise import recognise
 from ringmoe.raster.tiling import TilingConfig
 from ringmoe.raster.write import write_geotiff
+from tests.fixtures.folders import differences
 
 from .conftest import SMALL, damage, write_scene
-
-
-def _content(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def _in_child(function, *arguments):
@@ -75,7 +72,7 @@ def test_units_hold_whole_rows_up_to_the_limit(archive):
 def test_any_number_of_workers_gives_the_same_bytes(archive, shards, tmp_path):
     told = []
     report = build([archive], tmp_path / "shards", SMALL, workers=2, progress=told.append)
-    assert _content(tmp_path / "shards") == _content(shards.root)
+    assert not differences(tmp_path / "shards", shards.root)
     assert told[0] == BuildProgress(0, 280)
     assert told[-1] == BuildProgress(280, 280)
     assert report.num_units == len(told) - 1 > 5
@@ -132,7 +129,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(archive, shards, tmp_path,
         with pytest.raises(ShardError, match="unfinished build"):
             Manifest.open(out)
     build([archive], out, SMALL)
-    assert _content(out) == _content(shards.root)
+    assert not differences(out, shards.root)
 
 
 def _alive(pid):
@@ -170,7 +167,7 @@ def test_workers_end_with_a_parent_that_is_killed(archive, shards, tmp_path):
     assert len(children) >= 2
     assert not any(map(_alive, children))
     build([archive], out, SMALL)
-    assert _content(out) == _content(shards.root)
+    assert not differences(out, shards.root)
 
 
 def test_a_broken_scene_of_a_folder_is_quarantined_whole(archive, tmp_path):
@@ -190,7 +187,7 @@ def test_a_broken_scene_of_a_folder_is_quarantined_whole(archive, tmp_path):
     for number in (8, 16):
         assert _in_child(_build_and_die, folder, again, number, True) == -signal.SIGKILL
     build([folder], again, SMALL)
-    assert _content(again) == _content(out)
+    assert not differences(again, out)
 
 
 @pytest.mark.parametrize("with_others", [False, True])
@@ -239,7 +236,7 @@ def test_a_full_disk_keeps_what_is_finished_and_nothing_half_written(archive, sh
     assert not list(out.rglob("*.partial"))
     assert list(out.glob(f"{BUILDING}/opt-*.tar"))
     assert build([archive], out, SMALL).num_reused >= 3
-    assert _content(out) == _content(shards.root)
+    assert not differences(out, shards.root)
     assert _in_child(_build_on_a_full_disk, archive, tmp_path / "other", 20_000) == 4
     assert not (tmp_path / "other").exists()
 

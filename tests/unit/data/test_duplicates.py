@@ -21,6 +21,7 @@ from ringmoe.errors import ConfigError, ShardError
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.rules.hashes import NEAR, earlier_alike, picture_hash
 from tests.fixtures.child import exit_code_of, limit_files
+from tests.fixtures.folders import differences
 from tests.fixtures.products.sentinel1 import write_grd
 
 from .conftest import SMALL, damage, write_scene
@@ -28,10 +29,6 @@ from .conftest import SMALL, damage, write_scene
 CONFIG = replace(SMALL, quality=QualityConfig(drop_duplicates=True))
 WINDOWS = 7 * 8  # of a scene; one row lies across the border of the hold-out
 KEPT = 6 * 8
-
-
-def _content(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def _deliver(path: Path, key: str, seed: int, acquired: str | None, *, gain: float = 1.0) -> Path:
@@ -97,7 +94,7 @@ def test_it_is_off_unless_asked_for(archive: Path, tmp_path: Path):
 def test_any_number_of_workers_gives_the_same_bytes(archive: Path, built: Manifest, tmp_path: Path):
     told: list[tuple[int, int]] = []
     build([archive], tmp_path / "out", CONFIG, workers=2, progress=lambda at: told.append((at.done, at.total)))
-    assert _content(tmp_path / "out") == _content(built.root)
+    assert not differences(tmp_path / "out", built.root)
     assert (told[0], told[-1]) == ((0, 2 * 6 * WINDOWS), (2 * 6 * WINDOWS, 2 * 6 * WINDOWS))
     assert told == sorted(told)
 
@@ -125,7 +122,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(archive: Path, built: Mani
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
     build([archive], tmp_path / "out", CONFIG)
-    assert _content(tmp_path / "out") == _content(built.root)
+    assert not differences(tmp_path / "out", built.root)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -231,4 +228,4 @@ def test_a_full_disk_keeps_what_either_pass_has_finished(
     assert exit_code_of(_fail_on_a_full_disk, archive, out, most_bytes, kept) == 0
     assert len(list(out.glob(f"{BUILDING}/*-hashes.json"))) == 9
     build([archive], out, CONFIG)
-    assert _content(out) == _content(built.root)
+    assert not differences(out, built.root)

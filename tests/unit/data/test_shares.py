@@ -22,13 +22,10 @@ from ringmoe.data.plan import make_plan
 from ringmoe.data.workfolder import work_folder
 from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.raster.recognise import recognise
+from tests.fixtures.folders import content, differences
 from tests.fixtures.places import write_archive
 
 from .conftest import SMALL, damage
-
-
-def _content(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def broken(archive, tmp_path):
     damage(folder / "opt/scene.1.tif")
     root = build([folder], tmp_path / "whole", SMALL).manifest.root
     assert (folder / "opt/scene.1.tif").exists()
-    return folder, _content(root)
+    return folder, content(root)
 
 
 def test_the_last_share_publishes_and_quarantines_like_one_process(broken, tmp_path):
@@ -55,7 +52,7 @@ def test_the_last_share_publishes_and_quarantines_like_one_process(broken, tmp_p
     last = build_share([folder], out, SMALL, Share(1, 3), workers=2)
     assert isinstance(last, BuildReport)
     assert [scene.name for scene in last.manifest.quarantined] == ["in/opt/scene.1.tif"]
-    assert _content(out) == whole
+    assert not differences(out, whole)
     again = build_share([folder], out, SMALL, Share(0, 3))
     assert isinstance(again, BuildReport)
     assert again.num_reused == again.num_units
@@ -68,7 +65,7 @@ def test_shares_of_places_give_the_bytes_of_one_process(tmp_path):
     for number in (1, 0):
         report = build_share([archive], tmp_path / "out", config, Share(number, 2))
     assert isinstance(report, BuildReport)
-    assert _content(tmp_path / "out") == _content(whole)
+    assert not differences(tmp_path / "out", whole)
 
 
 def _build_share(barrier, folder, out, number, die_at):
@@ -106,7 +103,7 @@ def test_shares_at_once_publish_once(broken, tmp_path):
     folder, whole = broken
     for turn in range(3):
         assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
-        assert _content(tmp_path / f"out{turn}") == whole
+        assert not differences(tmp_path / f"out{turn}", whole)
 
 
 @pytest.mark.parametrize(("die_at", "count"), [((1, 0, 0), 1), ((0, 5, 9), 2), ((14, 13, 12), 1), ((20, 22, 24), 2)])
@@ -117,7 +114,7 @@ def test_shares_that_were_killed_are_built_again_in_any_division(broken, tmp_pat
     assert set(codes) <= {0, -signal.SIGKILL}
     reports = [build_share([folder], out, SMALL, Share(number, count)) for number in range(count)]
     assert isinstance(reports[-1], BuildReport)
-    assert _content(out) == whole
+    assert not differences(out, whole)
 
 
 def test_without_locks_what_is_done_twice_is_the_same(broken, tmp_path, monkeypatch):
@@ -130,7 +127,7 @@ def test_without_locks_what_is_done_twice_is_the_same(broken, tmp_path, monkeypa
         assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
         again = build_share([folder], tmp_path / f"out{turn}", SMALL, Share(0, 1))
         assert isinstance(again, BuildReport)
-        assert _content(tmp_path / f"out{turn}") == whole
+        assert not differences(tmp_path / f"out{turn}", whole)
 
 
 def test_a_share_that_comes_when_another_has_published_is_done(archive, shards, tmp_path):
@@ -144,7 +141,7 @@ def test_a_share_that_comes_when_another_has_published_is_done(archive, shards, 
     assert isinstance(report, BuildReport)
     assert report.manifest.root == out
     shutil.rmtree(out / BUILDING, ignore_errors=True)
-    assert _content(out) == _content(shards.root)
+    assert not differences(out, shards.root)
 
 
 def test_an_array_is_published_however_its_tasks_meet(archive, shards, tmp_path, monkeypatch):
@@ -163,7 +160,7 @@ def test_an_array_is_published_however_its_tasks_meet(archive, shards, tmp_path,
     assert isinstance(first, ShareReport)
     assert first.num_left > 0
     assert isinstance(reports[1], BuildReport)
-    assert _content(out) == _content(shards.root)
+    assert not differences(out, shards.root)
 
 
 def test_shares_that_begin_at_once_all_get_the_folder(archive, tmp_path):

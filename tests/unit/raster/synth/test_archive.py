@@ -1,6 +1,5 @@
 """An archive is recognised as what it pretends to be, and its flaws are where they should be."""
 
-import hashlib
 import shutil
 from collections import Counter
 
@@ -15,6 +14,7 @@ from ringmoe.raster.recognise import recognise
 from ringmoe.raster.synth.archive import _CYCLE, LAYOUTS, ArchiveSettings, write_archive
 from ringmoe.raster.synth.flaws import FLAWS, spoil
 from ringmoe.raster.tiling import TilingConfig
+from tests.fixtures.folders import differences
 
 SETTINGS = ArchiveSettings(scenes=36, size=192)
 TILING = TilingConfig(tile=64, stride=64)
@@ -29,14 +29,6 @@ def archive(tmp_path_factory):
 @pytest.fixture(scope="module")
 def catalogue(archive):
     return recognise([archive[0]], tile=64)
-
-
-def _content(root):
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_every_layout_is_recognised(archive, catalogue):
@@ -151,7 +143,7 @@ def test_it_goes_on_where_it_was_and_gives_the_same_bytes(archive, tmp_path):
     (copy / "naip" / ".0009.partial").mkdir()  # of a call that was killed
     again = list(write_archive(copy, SETTINGS))
     assert sum(not shot.reused for shot in again) == 3
-    assert _content(copy) == _content(folder)
+    assert not differences(copy, folder)
     with pytest.raises(ConfigError, match="scenes 36 there, 40 asked for"):
         next(write_archive(copy, ArchiveSettings(scenes=40, size=192)))
 
