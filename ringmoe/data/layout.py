@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-Split = Literal["train", "val"]
+from ringmoe.raster import tiling
+
+Split = tiling.Split
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 FORMAT = 2

@@ -25,6 +25,7 @@ from ringmoe.raster.tiling import TilingConfig
 
 _DIGEST_SAMPLE = 1 << 16  # bytes from the head, the middle and the end of a scene's file
 _NUM_LISTED = 3
+_WITHOUT = "-without-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +168,19 @@ class Plan:
 
 def make_plan(catalogue: Catalogue, config: BuildConfig) -> Plan:
     """Cuts the scenes of a catalogue into units."""
-    scenes = {
+    units = cut_units(catalogue.scenes, config)
+    return Plan(config, scene_entries(catalogue.scenes), units, refused_files(catalogue))
+
+
+def scene_entries(scenes: Sequence[Scene]) -> dict[str, tuple[SceneEntry, ...]]:
+    """What the manifest says of scenes that tiles are cut from, modality by modality."""
+    return {
         key: tuple(
             SceneEntry(name=scene.name, slug=slug, digest=digest_of(scene), synthetic=scene.synthetic)
             for scene, slug in found
         )
-        for key, found in _by_modality(catalogue.scenes)
+        for key, found in _by_modality(scenes)
     }
-    return Plan(config, scenes, cut_units(catalogue.scenes, config), refused_files(catalogue))
 
 
 def cut_units(scenes: Sequence[Scene], config: BuildConfig) -> tuple[Unit, ...]:
@@ -194,7 +200,12 @@ def file_stem(name: str, excluded: Sequence[str], duplicates: str = "") -> str:
     left_out = [*excluded, duplicates] if duplicates else [*excluded]
     if not left_out:
         return name
-    return f"{name}-without-{hashlib.sha256(json.dumps(left_out).encode()).hexdigest()[:16]}"
+    return f"{name}{_WITHOUT}{hashlib.sha256(json.dumps(left_out).encode()).hexdigest()[:16]}"
+
+
+def unit_of_stem(stem: str) -> str:
+    """Name of the unit that a stem belongs to, whatever the unit lacks."""
+    return stem.partition(_WITHOUT)[0]
 
 
 def refused_files(catalogue: Catalogue) -> tuple[RefusedFile, ...]:
@@ -253,23 +264,40 @@ def _by_modality(scenes: Sequence[Scene]) -> Iterator[tuple[str, list[tuple[Scen
 
 
 def _cut(scenes: Sequence[tuple[Scene, str]], config: BuildConfig) -> Iterator[tuple[Span, ...]]:
-    """Fills units with whole rows of tiles, scene after scene."""
-    spans: list[Span] = []
-    room = config.tiles_per_shard
-    for number, (scene, slug) in enumerate(scenes):
-        grid = config.tiling.grid(scene.height, scene.width)
-        num_rows, num_cols = len(grid.row_starts), len(grid.col_starts)
+    """Cuts the scenes of a modality into the spans of each unit."""
+    grids = [config.tiling.grid(scene.height, scene.width) for scene, _ in scenes]
+    for runs in fill_units([(len(grid.row_starts), len(grid.col_starts)) for grid in grids], config.tiles_per_shard):
+        spans = []
+        for number, rows in runs:
+            scene, slug = scenes[number]
+            spans.append(Span(scene, number, slug, rows, len(rows) * len(grids[number].col_starts)))
+        yield tuple(spans)
+
+
+def fill_units(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[list[tuple[int, range]]]:
+    """Fills units with whole rows of tiles, scene after scene.
+
+    Args:
+        sizes: Of each scene the rows, and how many tiles there are in a row.
+        most: Most tiles of a unit; at least one row goes.
+
+    Yields:
+        What goes into each unit: number of a scene, and some of its rows.
+    """
+    runs: list[tuple[int, range]] = []
+    room = most
+    for number, (num_rows, row_tiles) in enumerate(sizes):
         row = 0
         while row < num_rows:
-            if room < num_cols and spans:
-                yield tuple(spans)
-                spans, room = [], config.tiles_per_shard
-            fitting = min(num_rows - row, max(room // num_cols, 1))
-            spans.append(Span(scene, number, slug, range(row, row + fitting), fitting * num_cols))
+            if room < row_tiles and runs:
+                yield runs
+                runs, room = [], most
+            fitting = min(num_rows - row, max(room // row_tiles, 1))
+            runs.append((number, range(row, row + fitting)))
             row += fitting
-            room -= fitting * num_cols
-    if spans:
-        yield tuple(spans)
+            room -= fitting * row_tiles
+    if runs:
+        yield runs
 
 
 def digest_of(scene: Scene) -> str:

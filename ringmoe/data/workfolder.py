@@ -17,11 +17,10 @@ from typing import Any
 from ringmoe.data.durable import PARTIAL
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import write_file
-from ringmoe.data.plan import Plan, difference
+from ringmoe.data.plan import Plan, difference, unit_of_stem
 from ringmoe.errors import SceneError, ShardError
 
 _PLAN, _LOCK, _PUBLISHING = "plan.json", "lock", "publishing"
-_WITHOUT = "-without-"  # what follows it in a stem tells what a unit lacks (plan.file_stem)
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 
@@ -123,7 +122,7 @@ def _kept(work: Path, plan: Plan) -> str | None:
 
     The files are looked at, not the plan's names for them: those change with what a unit is built without.
     """
-    done = {path.stem.partition(_WITHOUT)[0] for path in work.glob("*.json")}
+    done = {unit_of_stem(path.stem) for path in work.glob("*.json")}
     finished = sum(unit.name in done for unit in plan.units)
     hashed = sum(replace(unit, hashes_only=True).name in done for unit in plan.units)
     if finished:

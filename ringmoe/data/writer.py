@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from webdataset.writer import TarWriter
@@ -38,8 +38,13 @@ class WrittenShard:
     sha256: str
 
 
-class ShardWriter:
-    """Writes one shard; a context manager. Without ``finish`` nothing is left behind."""
+class TarShard:
+    """A tar on its way to be a shard, and its rows of the index; a context manager.
+
+    Without ``finish`` nothing is left behind.
+    """
+
+    index_dtype: ClassVar[np.dtype[Any]]
 
     def __init__(self, path: Path, codec: Codec = "raw") -> None:
         """Begins the shard; ``finish`` gives the file its name."""
@@ -58,6 +63,23 @@ class ShardWriter:
         """Removes what was not finished."""
         self._file.__exit__(kind, error, trace)
 
+    def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
+        """Makes the shard durable and gives it its name.
+
+        Returns:
+            The shard, and its rows of the index.
+        """
+        self._tar.close()
+        self._file.commit()
+        shard = WrittenShard(samples=len(self._rows), bytes=self._file.size, sha256=self._file.sha256)
+        return shard, np.array(self._rows, dtype=self.index_dtype)
+
+
+class ShardWriter(TarShard):
+    """Writes one shard of tiles."""
+
+    index_dtype = INDEX_DTYPE
+
     def add(self, key: str, tile: Tile, *, scene: int, group: int) -> None:
         """Appends a sample: ``<key>.json``, and ``<key>.npy`` or ``<key>.pco``.
 
@@ -75,17 +97,6 @@ class ShardWriter:
         end = self._tar.tarstream.offset - -len(member) % _TAR_BLOCK
         place = (end - len(stored), len(stored), checksum(stored))
         self._rows.append((*place, scene, tile.record.row, tile.record.col, group))
-
-    def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
-        """Makes the shard durable and gives it its name.
-
-        Returns:
-            The shard, and its rows of the member index.
-        """
-        self._tar.close()
-        self._file.commit()
-        shard = WrittenShard(samples=len(self._rows), bytes=self._file.size, sha256=self._file.sha256)
-        return shard, np.array(self._rows, dtype=INDEX_DTYPE)
 
 
 def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:

@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ringmoe import modality as registry
-from ringmoe.data.entries import RefusedFile, SceneEntry
+from ringmoe.data.entries import RefusedFile
 from ringmoe.data.layout import slugs
 from ringmoe.data.places.manifest import PLACES
 from ringmoe.data.places.unit import PlaceSpan, PlaceUnit
-from ringmoe.data.plan import BuildConfig, Plan, digest_of, refused_files
+from ringmoe.data.plan import BuildConfig, Plan, fill_units, refused_files, scene_entries
 from ringmoe.errors import SceneError
 from ringmoe.raster.places import LeftOut, Place, find_places
 from ringmoe.raster.recognise import Catalogue
@@ -38,17 +37,10 @@ def make_place_plan(catalogue: Catalogue, config: BuildConfig) -> PlacePlan:
             raise SceneError(f"{alone.scene.name}: {alone.message}")
     if not places:
         raise SceneError(_no_place(left_out))
-    scenes: dict[str, tuple[SceneEntry, ...]] = {}
     used = sorted((member.scene for place in places for member in place.members), key=lambda scene: scene.name)
-    for spec in registry.known():
-        if found := [scene for scene in used if scene.modality == spec.key]:
-            scenes[spec.key] = tuple(
-                SceneEntry(name=scene.name, slug=slug, digest=digest_of(scene), synthetic=scene.synthetic)
-                for scene, slug in zip(found, slugs(scene.name for scene in found), strict=True)
-            )
     alone_files = [RefusedFile(name=alone.scene.name, code=alone.code, message=alone.message) for alone in left_out]
     refused = tuple(sorted((*refused_files(catalogue), *alone_files), key=lambda file: file.name))
-    return PlacePlan(config, scenes, _units(places, config), refused, tuple(places))
+    return PlacePlan(config, scene_entries(used), _units(places, config), refused, tuple(places))
 
 
 def cut_places(scenes: Sequence[Scene], config: BuildConfig) -> tuple[PlaceUnit, ...]:
@@ -63,24 +55,19 @@ def _units(places: Sequence[Place], config: BuildConfig) -> tuple[PlaceUnit, ...
 
 
 def _cut(places: Sequence[Place], config: BuildConfig) -> Iterator[tuple[PlaceSpan, ...]]:
-    """Fills units with whole rows of windows, place after place; each window counts as many tiles as it has members."""
-    spans: list[PlaceSpan] = []
-    room = config.tiles_per_shard
-    for number, (place, slug) in enumerate(zip(places, slugs(place.name for place in places), strict=True)):
-        grid = config.tiling.grid(place.height, place.width)
-        num_rows, num_cols = len(grid.row_starts), len(grid.col_starts)
-        row_tiles = num_cols * len(place.members)
-        need = len(place.members) if config.min_members is None else config.min_members
-        row = 0
-        while row < num_rows:
-            if room < row_tiles and spans:
-                yield tuple(spans)
-                spans, room = [], config.tiles_per_shard
-            fitting = min(num_rows - row, max(room // row_tiles, 1))
-            spans.append(PlaceSpan(place, number, slug, range(row, row + fitting), fitting * num_cols, need))
-            row += fitting
-            room -= fitting * row_tiles
-    if spans:
+    """Cuts places into the spans of each unit; a window counts as many tiles as the place has members."""
+    short_names = slugs(place.name for place in places)
+    grids = [config.tiling.grid(place.height, place.width) for place in places]
+    sizes = [
+        (len(grid.row_starts), len(grid.col_starts) * len(place.members))
+        for grid, place in zip(grids, places, strict=True)
+    ]
+    for runs in fill_units(sizes, config.tiles_per_shard):
+        spans = []
+        for number, rows in runs:
+            place, num_windows = places[number], len(rows) * len(grids[number].col_starts)
+            need = len(place.members) if config.min_members is None else config.min_members
+            spans.append(PlaceSpan(place, number, short_names[number], rows, num_windows, need))
         yield tuple(spans)
 
 

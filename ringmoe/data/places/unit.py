@@ -9,14 +9,9 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-from webdataset.writer import TarWriter
-
-from ringmoe.data.codec import SUFFIX, Codec, encode, joint_checksum
-from ringmoe.data.durable import DurableFile
+from ringmoe.data.codec import SUFFIX, encode, joint_checksum
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.manifest import write_file
@@ -32,11 +27,9 @@ from ringmoe.data.unit import (
     shard_file,
     statistics_file,
 )
-from ringmoe.data.writer import WrittenShard, npy_header
+from ringmoe.data.writer import TarShard, npy_bytes, npy_header
 from ringmoe.raster.places import BrokenMemberError, Place, Window, iter_windows
 from ringmoe.raster.scene import Scene
-
-_OWNER = "ringmoe"
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,7 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
-            write_file(folder, rows_file(unit.stem, split), npy_header(rows) + rows.tobytes())
+            write_file(folder, rows_file(unit.stem, split), npy_bytes(rows))
     groups, states = work.groups()
     write_file(folder, statistics_file(unit.stem), json.dumps(states).encode())
     result = UnitResult(
@@ -179,25 +172,10 @@ def checksum_of(contents: Mapping[str, bytes | memoryview]) -> int:
     return joint_checksum(contents[name] for name in sorted(contents))
 
 
-class PlaceWriter:
-    """Writes one shard of places; a context manager. Without ``finish`` nothing is left behind."""
+class PlaceWriter(TarShard):
+    """Writes one shard of places."""
 
-    def __init__(self, path: Path, codec: Codec) -> None:
-        """Begins the shard; ``finish`` gives the file its name."""
-        self._codec = codec
-        self._file = DurableFile(path)
-        self._tar = TarWriter(self._file, user=_OWNER, group=_OWNER, mode=0o444, mtime=0, compress=False, encoder=False)
-        self._rows: list[tuple[int, ...]] = []
-
-    def __enter__(self) -> Self:
-        """The writer itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes what was not finished."""
-        self._file.__exit__(kind, error, trace)
+    index_dtype = PLACE_INDEX_DTYPE
 
     def add(self, span: PlaceSpan, window: Window) -> None:
         """Appends a sample: ``<key>.json``, and ``<key>.<member>.npy`` or ``.pco`` for each tile."""
@@ -215,10 +193,3 @@ class PlaceWriter:
         self._tar.write({"__key__": member_key(span.slug, window.row, window.col)} | contents)
         length = self._tar.tarstream.offset - begin
         self._rows.append((begin, length, checksum_of(contents), span.number, window.row, window.col))
-
-    def finish(self) -> tuple[WrittenShard, np.ndarray[Any, np.dtype[Any]]]:
-        """Makes the shard durable and gives it its name; returns it and its rows of the index."""
-        self._tar.close()
-        self._file.commit()
-        shard = WrittenShard(samples=len(self._rows), bytes=self._file.size, sha256=self._file.sha256)
-        return shard, np.array(self._rows, dtype=PLACE_INDEX_DTYPE)
