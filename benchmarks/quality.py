@@ -23,13 +23,13 @@ from matplotlib import pyplot
 from rich.console import Console
 from rich.progress import track
 
-from ringmoe import modality as registry
 from ringmoe.batch import Tile
-from ringmoe.raster.quality import REASONS, Evidence, Marks, QualityConfig, judge
+from ringmoe.data.duplicates import hash_of
+from ringmoe.raster.quality import REASONS, Evidence, Marks, QualityConfig, is_nodata, judge
 from ringmoe.raster.read import Candidate, iter_tiles
 from ringmoe.raster.recognise import survey
 from ringmoe.raster.rules.clouds import CloudTest
-from ringmoe.raster.rules.hashes import NEAR, picture_hash
+from ringmoe.raster.rules.hashes import NEAR
 from ringmoe.raster.rules.lines import striped
 from ringmoe.raster.rules.windows import Windows
 from ringmoe.raster.scene import Pixels
@@ -123,9 +123,9 @@ def count(name: str, folder: Path) -> None:
 
 def compare(name: str, tiles: Sequence[Tile]) -> None:
     """Prints how near the hashes of tiles are to those of the same tiles processed anew, and of other scenes."""
-    hashes = np.array([_hash(tile, tile.pixels_CHW) for tile in tiles], dtype=np.uint64)
+    hashes = np.array([hash_of(tile) for tile in tiles], dtype=np.uint64)
     for change, process in REPROCESSED.items():
-        again = [_hash(tile, process(tile.pixels_CHW.astype(np.float32))) for tile in tiles]
+        again = [hash_of(_processed(tile, process)) for tile in tiles]
         near = np.bitwise_count(hashes ^ np.array(again, dtype=np.uint64)) <= NEAR
         CONSOLE.print(f"{name}, {change}: {near.sum()} of {len(near)} hashes are near", highlight=False)
     scenes = np.array([tile.record.source for tile in tiles])
@@ -133,8 +133,13 @@ def compare(name: str, tiles: Sequence[Tile]) -> None:
     CONSOLE.print(f"{name}, other scenes: {(apart <= NEAR).sum()} of {apart.size} hashes are near", highlight=False)
 
 
-def _hash(tile: Tile, pixels_CHW: Pixels) -> int:
-    return picture_hash(pixels_CHW, is_complex=registry.get(tile.record.modality).is_complex)
+def _processed(tile: Tile, process: Callable[[Pixels], Pixels]) -> Tile:
+    """A tile of the same pixels processed anew; those without data stay so."""
+    pixels_CHW = process(tile.pixels_CHW.astype(np.float32))
+    nodata = tile.record.nodata
+    if nodata is not None:
+        pixels_CHW[is_nodata(tile.pixels_CHW, nodata)] = nodata
+    return replace(tile, pixels_CHW=pixels_CHW)
 
 
 def _finds(pixels_CHW: Pixels, spoil: Callable[[Pixels, int], None], number: int) -> bool:

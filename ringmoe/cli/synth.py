@@ -4,14 +4,18 @@
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ringmoe.cli.console import console
-from ringmoe.raster.synth import ArchiveSettings, SynthSettings, WrittenScene, WrittenShot, write_archive, write_scenes
+from ringmoe.raster.synth import ArchiveSettings, SynthSettings, write_archive, write_scenes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,7 @@ def run(config: SynthConfig) -> None:
         SceneError: A file cannot be written.
     """
     settings = SynthSettings(seed=config.seed, scenes=config.scenes, size=config.size)
-    done: list[WrittenScene] = []
-    columns = (TextColumn("synthetic scenes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=config.scenes)
-        for scene in write_scenes(config.out, settings):
-            done.append(scene)
-            progress.advance(task)
+    done = _all_of(write_scenes(config.out, settings), "synthetic scenes", config.scenes)
     num_reused = sum(scene.reused for scene in done)
     num_bytes = sum(scene.num_bytes for scene in done)
     console.print(
@@ -81,13 +79,7 @@ def archive(config: ArchiveConfig) -> None:
         SceneError: A file cannot be written.
     """
     settings = ArchiveSettings(seed=config.seed, scenes=config.scenes, size=config.size)
-    done: list[WrittenShot] = []
-    columns = (TextColumn("acquisitions"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=config.scenes)
-        for shot in write_archive(config.out, settings):
-            done.append(shot)
-            progress.advance(task)
+    done = _all_of(write_archive(config.out, settings), "acquisitions", config.scenes)
     num_reused = sum(shot.reused for shot in done)
     layouts = Counter(shot.layout for shot in done)
     flaws = Counter(shot.flaw for shot in done if shot.flaw)
@@ -100,3 +92,10 @@ def archive(config: ArchiveConfig) -> None:
         markup=False,
         soft_wrap=True,
     )
+
+
+def _all_of(written: Iterable[T], words: str, num: int) -> list[T]:
+    """Waits for all that is written, with a bar for as long as it takes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        return list(progress.track(written, total=num, description=words))
