@@ -6,11 +6,12 @@ and writes what another would write. Nothing half-written lies in the folder tha
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from ringmoe.data.layout import (
     shard_name,
     statistics_name,
 )
-from ringmoe.data.manifest import Manifest, write_file
+from ringmoe.data.manifest import Index, Manifest, write_file
 from ringmoe.data.plan import Plan
 from ringmoe.data.storage import FileEntry, LocalFolder
 from ringmoe.data.unit import UnitResult, empty_statistics, examples_file, rows_file, shard_file, statistics_file
@@ -72,11 +73,18 @@ def _publish_modality(
 ) -> ModalityEntry:
     """Everything of one modality."""
     (root / key).mkdir(exist_ok=True)
-    groups = _merge_groups(key, results, work)
+    groups = {group: merged for (_, group), merged in merge_groups(results, work).items()}
     states = [statistics.to_dict() for _, statistics in groups.values()]
     statistics_entry = write_file(root, statistics_name(key), json.dumps(states).encode(), workshop=work)
     numbers = {group: number for number, group in enumerate(groups)}
-    splits = {split: _publish_split(key, split, results, numbers, work, root) for split in SPLITS}
+
+    def renumber(result: UnitResult, rows: Index) -> None:
+        """From the unit's groups to those of the modality."""
+        rows["group"] = np.array([numbers[found.group] for found in result.groups], dtype="<u2")[rows["group"]]
+
+    splits = {
+        split: publish_split(key, split, results, work, root, dtype=INDEX_DTYPE, each=renumber) for split in SPLITS
+    }
     broken = {scene.name for scene in quarantined}
     units = [unit.without(broken) for unit in plan.units if unit.modality == key]
     dropped = sum((Counter(result.dropped) for result in results), Counter[str]())
@@ -100,18 +108,19 @@ def _publish_modality(
     return entry
 
 
-def _merge_groups(
-    key: str, results: Sequence[UnitResult], work: Path
-) -> dict[Group, tuple[Counter[Split], Statistics]]:
-    """The groups of all units in the order in which they appear, their tiles, and their statistics.
+def merge_groups(
+    results: Sequence[UnitResult], work: Path
+) -> dict[tuple[str, Group], tuple[Counter[Split], Statistics]]:
+    """The groups of all units by modality, in the order in which they appear, with their tiles and statistics.
 
     The units' statistics are merged in the order of the units, so the last bits do not depend on who was quicker.
     """
-    merged: dict[Group, tuple[Counter[Split], Statistics]] = {}
+    merged: dict[tuple[str, Group], tuple[Counter[Split], Statistics]] = {}
     for result in results:
         states = json.loads((work / statistics_file(result.stem)).read_bytes())
         for found, state in zip(result.groups, states, strict=True):
-            tiles, statistics = merged.setdefault(found.group, (Counter(), empty_statistics(found.group, key)))
+            fresh = Counter[Split](), empty_statistics(found.group, found.modality)
+            tiles, statistics = merged.setdefault((found.modality, found.group), fresh)
             tiles.update(found.tiles)
             statistics.merge(Statistics.from_dict(state))
     return merged
@@ -137,30 +146,46 @@ def _publish_examples(plan: Plan, key: str, results: Sequence[UnitResult], work:
     return ExamplesEntry(**vars(written), tiles=tuple(results[part].examples[place] for part, place in chosen))
 
 
-def _publish_split(
-    key: str, split: Split, results: Sequence[UnitResult], numbers: dict[Group, int], work: Path, root: Path
+def publish_split(
+    key: str,
+    split: Split,
+    results: Sequence[UnitResult],
+    work: Path,
+    root: Path,
+    *,
+    dtype: np.dtype[Any],
+    each: Callable[[UnitResult, Index], None],
 ) -> SplitEntry | None:
-    """Names the shards of one split and writes its index; None where it has no samples."""
+    """Names the shards of one split and writes its index.
+
+    Args:
+        key: Folder of the shards below ``root``.
+        split: Which.
+        results: Result of every unit in the order of the units.
+        work: Folder of the units' files.
+        root: Folder of the shards.
+        dtype: Of a row of the index.
+        each: Is handed the rows of each unit before they are written, and may change them.
+
+    Returns:
+        Shards and index; None where the split has no samples.
+    """
+    built = [(result, result.shards[split]) for result in results if split in result.shards]
+    if not built:
+        return None
     shards: list[ShardEntry] = []
-    units: list[UnitResult] = []
-    for result in results:
-        if (written := result.shards.get(split)) is None:
-            continue
-        name = shard_name(key, split, len(shards))
+    for number, (result, written) in enumerate(built):
+        name = shard_name(key, split, number)
         with suppress(FileNotFoundError):  # a run before this one was killed after it had named this shard
             (work / shard_file(result.stem, split)).replace(root / name)
         shards.append(ShardEntry(name=name, samples=written.samples, bytes=written.bytes, sha256=written.sha256))
-        units.append(result)
-    if not shards:
-        return None
-    name = index_name(key, split)
-    num_samples = sum(shard.samples for shard in shards)
-    header = {"descr": np.lib.format.dtype_to_descr(INDEX_DTYPE), "fortran_order": False, "shape": (num_samples,)}
+    name, shape = index_name(key, split), (sum(shard.samples for shard in shards),)
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with DurableFile(root / name, workshop=work) as index:
         np.lib.format.write_array_header_1_0(index, header)
-        for result in units:
+        for result, _ in built:
             rows = np.load(work / rows_file(result.stem, split), allow_pickle=False)
-            rows["group"] = np.array([numbers[found.group] for found in result.groups], dtype="<u2")[rows["group"]]
+            each(result, rows)
             index.write(rows.tobytes())
         index.commit()
     entry = FileEntry(name=name, bytes=index.size, sha256=index.sha256)

@@ -36,12 +36,12 @@ class UnitGroup:
     Attributes:
         group: What they share; its statistics are kept beside, in ``statistics_file``.
         tiles: How many there are of each split.
-        modality: Their modality, where the unit has several.
+        modality: Their modality.
     """
 
     group: Group
     tiles: dict[Split, int]
-    modality: str = ""
+    modality: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,9 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
         excluded=unit.excluded,
         duplicates=unit.duplicates_digest,
         dropped=dict(sorted(work.dropped.items())),
-        groups=tuple(UnitGroup(group=group, tiles=dict(work.tiles[group])) for group in work.statistics),
+        groups=tuple(
+            UnitGroup(group=group, tiles=dict(work.tiles[group]), modality=unit.modality) for group in work.statistics
+        ),
         shards=shards,
         examples=examples,
     )

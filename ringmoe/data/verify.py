@@ -16,10 +16,10 @@ import numpy as np
 from ringmoe.batch import TileRecord
 from ringmoe.data.codec import SUFFIX, checksum, decode, most_bytes
 from ringmoe.data.entries import ModalityEntry
+from ringmoe.data.files import REMEDY
 from ringmoe.data.layout import member_key
 from ringmoe.data.manifest import Index, Manifest
 from ringmoe.data.places import PlaceManifest, PlaceReader
-from ringmoe.data.places.read import REMEDY
 from ringmoe.data.writer import npy_header
 from ringmoe.errors import RingMoEError, ShardError
 

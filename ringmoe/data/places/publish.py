@@ -6,19 +6,14 @@ It may be killed at any moment and run again: every step finds what the step bef
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from ringmoe import modality as registry
 from ringmoe.config import files
-from ringmoe.data.durable import DurableFile
-from ringmoe.data.entries import GroupEntry, RefusedFile, ShardEntry, SplitEntry
-from ringmoe.data.inputs import Group
-from ringmoe.data.layout import SPLITS, Split, index_name, shard_name, statistics_name
-from ringmoe.data.manifest import Manifest, write_file
+from ringmoe.data.entries import GroupEntry, RefusedFile
+from ringmoe.data.layout import SPLITS, statistics_name
+from ringmoe.data.manifest import Index, Manifest, write_file
 from ringmoe.data.places.manifest import (
     PLACE_INDEX_DTYPE,
     PLACES,
@@ -30,12 +25,9 @@ from ringmoe.data.places.manifest import (
 )
 from ringmoe.data.places.plan import PlacePlan
 from ringmoe.data.places.unit import PlaceUnit, place_of_account
-from ringmoe.data.publish import publish
-from ringmoe.data.storage import FileEntry, LocalFolder
-from ringmoe.data.unit import UnitResult, empty_statistics, rows_file, shard_file, statistics_file
-from ringmoe.raster.statistics import Statistics
-
-_Merged = dict[tuple[str, Group], tuple[Counter[Split], Statistics]]
+from ringmoe.data.publish import merge_groups, publish, publish_split
+from ringmoe.data.storage import LocalFolder
+from ringmoe.data.unit import UnitResult
 
 
 @publish.register
@@ -52,9 +44,16 @@ def publish_places(
         OSError: A file cannot be written.
     """
     (root / PLACES).mkdir(exist_ok=True)
-    merged = _merge_groups(results[PLACES], work)
+    merged = merge_groups(results[PLACES], work)
     kept: Counter[int] = Counter()
-    splits = {split: _publish_split(split, results[PLACES], kept, work, root) for split in SPLITS}
+
+    def count(_: UnitResult, rows: Index) -> None:
+        kept.update(rows["place"].tolist())
+
+    splits = {
+        split: publish_split(PLACES, split, results[PLACES], work, root, dtype=PLACE_INDEX_DTYPE, each=count)
+        for split in SPLITS
+    }
     states = {
         key: [statistics.to_dict() for (modality, _), (_, statistics) in merged.items() if modality == key]
         for key in plan.scenes
@@ -127,45 +126,3 @@ def _places(
         )
         for number, place in enumerate(plan.places)
     )
-
-
-def _merge_groups(results: Sequence[UnitResult], work: Path) -> _Merged:
-    """The groups of all units, merged in the order of the units: the last bits do not depend on who was quicker."""
-    merged: _Merged = {}
-    for result in results:
-        states = json.loads((work / statistics_file(result.stem)).read_bytes())
-        for found, state in zip(result.groups, states, strict=True):
-            fresh = Counter[Split](), empty_statistics(found.group, found.modality)
-            tiles, statistics = merged.setdefault((found.modality, found.group), fresh)
-            tiles.update(found.tiles)
-            statistics.merge(Statistics.from_dict(state))
-    return merged
-
-
-def _publish_split(
-    split: Split, results: Sequence[UnitResult], kept: Counter[int], work: Path, root: Path
-) -> SplitEntry | None:
-    """Names the shards of one split, writes its index and counts the samples of each place; None without samples."""
-    built = [(result, result.shards[split]) for result in results if split in result.shards]
-    if not built:
-        return None
-    shards = []
-    for number, (result, written) in enumerate(built):
-        name = shard_name(PLACES, split, number)
-        with suppress(FileNotFoundError):  # a run before this one was killed after it had named this shard
-            (work / shard_file(result.stem, split)).replace(root / name)
-        shards.append(ShardEntry(name=name, samples=written.samples, bytes=written.bytes, sha256=written.sha256))
-    header = {
-        "descr": np.lib.format.dtype_to_descr(PLACE_INDEX_DTYPE),
-        "fortran_order": False,
-        "shape": (sum(shard.samples for shard in shards),),
-    }
-    with DurableFile(root / index_name(PLACES, split), workshop=work) as index:
-        np.lib.format.write_array_header_1_0(index, header)
-        for result, _ in built:
-            rows = np.load(work / rows_file(result.stem, split), allow_pickle=False)
-            kept.update(rows["place"].tolist())
-            index.write(rows.tobytes())
-        index.commit()
-    entry = FileEntry(name=index_name(PLACES, split), bytes=index.size, sha256=index.sha256)
-    return SplitEntry(shards=tuple(shards), index=entry)

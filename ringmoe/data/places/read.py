@@ -13,15 +13,13 @@ import numpy as np
 
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.data.codec import SUFFIX, decode
+from ringmoe.data.files import REMEDY
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.places.manifest import MemberEntry, PlaceManifest
 from ringmoe.data.places.unit import checksum_of
 from ringmoe.data.writer import npy_header
 from ringmoe.errors import ConfigError, ShardError
-
-REMEDY = "`ringmoe shards verify` checks the whole folder; copy the file again, or build the shards again"
-"""What every message of a damaged sample ends with."""
 
 
 @dataclass(frozen=True)
