@@ -7,7 +7,7 @@ from typing import Self
 from rich.progress import BarColumn, Progress, TextColumn
 
 from ringmoe.cli.console import console
-from ringmoe.data.build import BuildProgress
+from ringmoe.data.rounds import BuildProgress
 
 _LINE_EVERY = 30.0  # seconds
 

@@ -18,13 +18,14 @@ from ringmoe.cli.console import console, print_remote
 from ringmoe.cli.places import describe_places
 from ringmoe.cli.progress import BuildBar
 from ringmoe.cli.scenes import SceneOptions, print_files, print_left_alone
-from ringmoe.data.build import BuildReport, Share, ShareReport, build_share
+from ringmoe.data.build import BuildReport, ShareReport, build_share
 from ringmoe.data.build import build as build_shards
 from ringmoe.data.entries import GroupEntry
 from ringmoe.data.layout import SPLITS
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest, open_folder
 from ringmoe.data.plan import BuildConfig
+from ringmoe.data.rounds import Share
 from ringmoe.data.storage import LocalFolder, Location, RemoteConfig
 from ringmoe.data.team import help_build
 from ringmoe.data.verify import verify_tiles

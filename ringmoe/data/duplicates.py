@@ -1,38 +1,64 @@
 """Near-duplicates: the same ground delivered twice, found before the build in a pass of its own.
 
 The pass runs over the same units as the build and writes the hash of every tile that the other rules keep. Then it is
-known of each unit which tiles look like one of an earlier scene, so the build's units are as independent as ever, and
-the shards the same to the byte for any number of workers and after any interruption.
+known of each unit which samples look like earlier ones, so the build's units are as independent as ever, and the shards
+the same to the byte for any number of workers, ranks or shares, and after any interruption.
 
-A tile is a near-duplicate where its hash differs in at most ``hashes.NEAR`` bits from that of a tile of an earlier
-scene, in the order of names, of the same modality, minute, sensor and absent bands. The sensor of a radar scene of one
-polarisation names it, so the two of one product, alike in their pictures, are not compared. Scenes whose time is not
-known are compared with each other. Tiles of one scene are never duplicates of each other, however much they overlap;
-nor are images that were taken at different times: they are what a model is to learn from.
+A tile looks like another where their hashes differ in at most ``hashes.NEAR`` bits and both are of the same modality,
+minute, sensor and absent bands. The sensor of a radar scene of one polarisation names it, so the two of one product,
+alike in their pictures, are not compared. Scenes whose time is not known are compared with each other.
+
+A single tile is a near-duplicate where it looks like one of an earlier scene, in the order of names. A sample of
+grouped scenes is one where each of its tiles looks like one of an earlier place: a sample with anything new in it stays
+whole. Only samples of the same acquisitions are compared, so two images that were together before with others are new
+together. Tiles of one scene or place are never duplicates of each other, however much they overlap; nor are images
+that were taken at different times: they are what a model is to learn from.
 """
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ringmoe import modality as registry
 from ringmoe.batch import Tile
 from ringmoe.data.manifest import write_file
-from ringmoe.data.plan import Plan, TilePlace, Unit
-from ringmoe.data.writer import npy_header
+from ringmoe.data.plan import Plan, Unit
+from ringmoe.data.writer import npy_bytes
 from ringmoe.raster.quality import is_nodata
 from ringmoe.raster.rules.hashes import earlier_alike, picture_hash
-from ringmoe.raster.scene import Scene
+from ringmoe.raster.scene import Pixels, Scene
 
-_ROW = np.dtype([("scene", "<u4"), ("row", "<u4"), ("col", "<u4"), ("hash", "<u8")])
+# N tiles, S samples
+
+_PLACE = [("number", "<u4"), ("row", "<u4"), ("col", "<u4")]
+_TILE = np.dtype([*_PLACE, ("kind", "<u8"), ("hash", "<u8")])
 _MINUTE = len("2021-01-31T12:34")
-_Kind = tuple[str, str, tuple[bool, ...]]
-"""Minute, sensor, and which bands are absent."""
 
-Hashed = tuple[int, int, int, int]
-"""Scene, row, column and hash of a tile."""
+SamplePlace = tuple[int, int, int]
+"""Number of the scene or place, first row and first column of a sample."""
+
+
+class HashedTile(NamedTuple):
+    """What is known of a tile after the pass; those of one sample follow each other.
+
+    Attributes:
+        number: Number of the scene or place.
+        row: First row of the window.
+        col: First column of the window.
+        kind: Equal for tiles that are compared (``kind_of``).
+        hash: Perceptual hash.
+    """
+
+    number: int
+    row: int
+    col: int
+    kind: int
+    hash: int
 
 
 def hash_of(tile: Tile) -> int:
@@ -43,60 +69,79 @@ def hash_of(tile: Tile) -> int:
     return picture_hash(pixels_CHW, is_complex=registry.get(tile.record.modality).is_complex)
 
 
-def write_hashes(folder: Path, unit: Unit, hashed: Sequence[Hashed]) -> None:
+def kind_of(scene: Scene, together: Collection[Scene] = ()) -> int:
+    """A number that is equal for tiles that are compared: 64 bits of a checksum.
+
+    Args:
+        scene: What the tile was cut from.
+        together: What all tiles of its sample were cut from, where it has several.
+    """
+    words = json.dumps([_acquisition(scene), sorted(map(_acquisition, together))])
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8])
+
+
+def write_hashes(folder: Path, unit: Unit, hashed: Sequence[HashedTile]) -> None:
     """Writes what the pass found in a unit."""
-    rows = np.array(hashed, dtype=_ROW)
-    write_file(folder, _file(unit), npy_header(rows) + rows.tobytes())
+    write_file(folder, _hashes_file(unit), npy_bytes(np.array(hashed, dtype=_TILE)))
 
 
-def hashing(plan: Plan) -> Plan:
-    """The units of the pass."""
-    return replace(plan, units=tuple(replace(unit, hashes_only=True) for unit in plan.units))
+def hashing(unit: Unit) -> Unit:
+    """The unit of the pass."""
+    return replace(unit, hashes_only=True, duplicates="")
 
 
 def without_duplicates(plan: Plan, folder: Path, broken: Collection[str]) -> Plan:
-    """The plan whose units know their near-duplicates.
+    """The plan whose units know their near-duplicates: these are written beside what the pass has written.
 
     Args:
         plan: The plan.
         folder: Where the pass has written.
-        broken: Quarantined scenes: their tiles are in no shard, so nothing is a duplicate of them.
+        broken: Quarantined scenes, which the pass was done without.
     """
     units: list[Unit] = []
-    for key in plan.scenes:
+    for key in dict.fromkeys(unit.modality for unit in plan.units):
         own = [unit for unit in plan.units if unit.modality == key]
-        units += [
-            replace(unit, duplicates=places) for unit, places in zip(own, _places(own, folder, broken), strict=True)
-        ]
+        hashed = [np.load(folder / _hashes_file(hashing(unit).without(broken)), allow_pickle=False) for unit in own]
+        for unit, places_S in zip(own, _duplicates(hashed), strict=True):
+            digest = hashlib.sha256(places_S.tobytes()).hexdigest() if len(places_S) else ""
+            marked = replace(unit, duplicates=digest)
+            if digest and not (folder / _duplicates_file(marked)).exists():
+                write_file(folder, _duplicates_file(marked), npy_bytes(places_S))
+            units.append(marked)
     return replace(plan, units=tuple(units))
 
 
-def _places(units: Sequence[Unit], folder: Path, broken: Collection[str]) -> Iterator[tuple[TilePlace, ...]]:
-    """The near-duplicates in each of a modality's units."""
-    spans = [span for unit in units for span in unit.spans]
-    left_out = {span.number for span in spans if span.scene.name in broken}
-    kinds: dict[_Kind, int] = {}
-    kind_S = np.zeros(1 + max(span.number for span in spans), dtype=np.int64)
-    for span in spans:
-        kind_S[span.number] = kinds.setdefault(_kind(span.scene), len(kinds))
-    found = [np.load(folder / _file(replace(unit, hashes_only=True)), allow_pickle=False) for unit in units]
-    found = [rows[~np.isin(rows["scene"], list(left_out))] for rows in found]
-    tiles = np.concatenate(found)
-    kind_N = kind_S[tiles["scene"]]
-    order_N = np.argsort(kind_N, kind="stable")
-    alike_N = np.zeros(len(tiles), dtype=bool)
-    for at in np.split(order_N, np.cumsum(np.bincount(kind_N, minlength=len(kinds)))[:-1]):
-        alike_N[at] = earlier_alike(tiles["hash"][at], tiles["scene"][at].astype(np.int64))
-    ends = np.cumsum([len(rows) for rows in found])
-    for end, rows in zip(ends.tolist(), found, strict=True):
-        alike = rows[alike_N[end - len(rows) : end]]
-        yield tuple((scene, row, col) for scene, row, col, _ in alike.tolist())
+def load_duplicates(folder: Path, unit: Unit) -> frozenset[SamplePlace]:
+    """The near-duplicates of a unit."""
+    if not unit.duplicates:
+        return frozenset()
+    return frozenset(np.load(folder / _duplicates_file(unit), allow_pickle=False).tolist())
 
 
-def _kind(scene: Scene) -> _Kind:
+def _duplicates(hashed: Sequence[Pixels]) -> Iterator[Pixels]:
+    """The near-duplicates among the samples of each unit: (S,) numbers, rows and columns."""
+    tiles_N = np.concatenate(hashed)
+    _, kinds_N, counts = np.unique(tiles_N["kind"], return_inverse=True, return_counts=True)
+    alike_N = np.zeros(len(tiles_N), dtype=bool)
+    for at in np.split(np.argsort(kinds_N, kind="stable"), np.cumsum(counts)[:-1]):
+        alike_N[at] = earlier_alike(tiles_N["hash"][at], tiles_N["number"][at].astype(np.int64))
+    ends = np.cumsum([len(tiles) for tiles in hashed]).tolist()
+    for end, tiles in zip(ends, hashed, strict=True):
+        places_N = tiles[["number", "row", "col"]].astype(_PLACE)
+        firsts_S = np.flatnonzero(np.r_[[True] * (len(tiles) > 0), places_N[1:] != places_N[:-1]])
+        alike = alike_N[end - len(tiles) : end]
+        yield places_N[firsts_S[np.logical_and.reduceat(alike, firsts_S)]] if len(tiles) else places_N
+
+
+def _acquisition(scene: Scene) -> tuple[str, str, str, tuple[bool, ...]]:
     """What is equal for scenes that are compared."""
-    return (scene.acquired or "")[:_MINUTE], scene.sensor, tuple(band is None for band in scene.bands)
+    minute = (scene.acquired or "")[:_MINUTE]
+    return scene.modality, minute, scene.sensor, tuple(band is None for band in scene.bands)
 
 
-def _file(unit: Unit) -> str:
-    return f"{unit.name}.npy"
+def _hashes_file(unit: Unit) -> str:
+    return f"{unit.stem}.npy"
+
+
+def _duplicates_file(unit: Unit) -> str:
+    return f"{unit.name}-duplicates-{unit.duplicates[:16]}.npy"

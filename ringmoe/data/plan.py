@@ -61,11 +61,6 @@ class BuildConfig:
                 f"min_members counts tiles of a grouped sample: it is at least 1 (here {self.min_members}), and needs "
                 "--grouped"
             )
-        if self.grouped and self.quality.drop_duplicates:
-            raise ConfigError(
-                "near-duplicates are looked for among single tiles, not among grouped samples: leave out "
-                "--drop-duplicates or --grouped"
-            )
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,6 @@ class Span:
     num_windows: int
 
 
-TilePlace = tuple[int, int, int]
-"""Number of the scene, first row and first column of a tile."""
-
-
 @dataclass(frozen=True)
 class Unit:
     """What one worker does at a time.
@@ -101,7 +92,7 @@ class Unit:
         spans: Rows of tiles in their order.
         config: Settings of the build.
         excluded: Quarantined scenes whose spans were taken out.
-        duplicates: Tiles that are dropped as near-duplicates.
+        duplicates: Digest of the samples that are dropped as near-duplicates; empty where it has none.
         hashes_only: Only looks for near-duplicates: writes hashes of tiles, and no shards.
     """
 
@@ -110,7 +101,7 @@ class Unit:
     spans: tuple[Span, ...]
     config: BuildConfig
     excluded: tuple[str, ...] = ()
-    duplicates: tuple[TilePlace, ...] = ()
+    duplicates: str = ""
     hashes_only: bool = False
 
     @property
@@ -119,14 +110,9 @@ class Unit:
         return f"{self.modality}-{self.number:06d}{'-hashes' if self.hashes_only else ''}"
 
     @property
-    def duplicates_digest(self) -> str:
-        """Changes with its near-duplicates; empty where it has none."""
-        return hashlib.sha256(json.dumps(self.duplicates).encode()).hexdigest() if self.duplicates else ""
-
-    @property
     def stem(self) -> str:
         """What the names of its files begin with."""
-        return file_stem(self.name, self.excluded, self.duplicates_digest)
+        return file_stem(self.name, self.excluded, self.duplicates)
 
     @property
     def num_windows(self) -> int:
@@ -160,6 +146,11 @@ class Plan:
     scenes: dict[str, tuple[SceneEntry, ...]]
     units: tuple[Unit, ...]
     refused: tuple[RefusedFile, ...]
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of all units."""
+        return sum(unit.num_windows for unit in self.units)
 
     def record(self) -> dict[str, Any]:
         """What must be equal for two builds to give the same shards, as plain values."""

@@ -8,10 +8,12 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from ringmoe.config import files
+from ringmoe.data.duplicates import hashing
 from ringmoe.data.manifest import write_file
 from ringmoe.data.places import cut_places
 from ringmoe.data.plan import BuildConfig, Unit, cut_units
@@ -67,7 +69,7 @@ class TeamWork:
         name = f"round-{secrets.token_hex(4)}.json"
         message = {
             "scenes": files.to_dict(self._scenes),
-            "units": [unit.name for unit in units],
+            "units": {unit.name: unit.duplicates for unit in units},
             "excluded": sorted({scene for unit in units for scene in unit.excluded}),
         }
         write_file(folder, name, json.dumps(message).encode())
@@ -107,8 +109,11 @@ def help_build(team: Team, config: BuildConfig, workers: int) -> None:
             message = json.loads(path.read_bytes())
             cut = cut_places if config.grouped else cut_units
             scenes = [files.from_dict(Scene, scene, where=told) for scene in message["scenes"]]
-            by_name = {unit.name: unit for unit in cut(scenes, config)}
-            units = [by_name[name].without(message["excluded"]) for name in message["units"]]
+            by_name = {unit.name: unit for build in cut(scenes, config) for unit in (build, hashing(build))}
+            units = [
+                replace(by_name[name], duplicates=duplicates).without(message["excluded"])
+                for name, duplicates in message["units"].items()
+            ]
             drawn = (units[number] for number in team.draw(len(units)))
             for _, result in run_units(drawn, path.parent, workers):
                 team.report(json.dumps({"result": files.to_dict(result)}))

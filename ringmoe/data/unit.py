@@ -13,7 +13,7 @@ import numpy as np
 
 from ringmoe.batch import Tile, TileRecord
 from ringmoe.config import files
-from ringmoe.data.duplicates import Hashed, hash_of, write_hashes
+from ringmoe.data.duplicates import HashedTile, SamplePlace, hash_of, kind_of, load_duplicates, write_hashes
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.examples import DroppedTile, DroppedTiles
 from ringmoe.data.inputs import Group
@@ -116,7 +116,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
     """
     if unit.hashes_only:
         return _hash_unit(unit, folder)
-    work = UnitAccounts()
+    work = UnitAccounts(load_duplicates(folder, unit))
     with ExitStack() as stack:
         writers: dict[Split, ShardWriter] = {}
         for span in unit.spans:
@@ -130,7 +130,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
                     writers[split].add(key, tile, scene=span.number, group=work.take(tile, split))
                     del tile  # a view of a strip of the scene, which would stay until the next tile that is kept
             except SceneError as error:
-                return _broken(unit, span, error, folder)
+                return leave_broken(unit, span.scene, error, folder)
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
@@ -142,7 +142,7 @@ def build_unit(unit: Unit, folder: Path) -> UnitResult:
     result = UnitResult(
         name=unit.name,
         excluded=unit.excluded,
-        duplicates=unit.duplicates_digest,
+        duplicates=unit.duplicates,
         dropped=dict(sorted(work.dropped.items())),
         groups=tuple(
             UnitGroup(group=group, tiles=dict(work.tiles[group]), modality=unit.modality) for group in work.statistics
@@ -159,30 +159,37 @@ def leave_result(result: UnitResult, folder: Path) -> UnitResult:
     return result
 
 
+def leave_broken(unit: Unit, scene: Scene, error: SceneError, folder: Path) -> UnitResult:
+    """Writes that a scene could not be read to its end."""
+    broken = RefusedFile(name=scene.name, code="broken", message=str(error))
+    result = UnitResult(name=unit.name, excluded=unit.excluded, duplicates=unit.duplicates, broken=broken)
+    return leave_result(result, folder)
+
+
 def _hash_unit(unit: Unit, folder: Path) -> UnitResult:
     """Writes the hashes of the tiles that the rules keep; the result last."""
-    hashed: list[Hashed] = []
+    hashed: list[HashedTile] = []
     for span in unit.spans:
+        kind = kind_of(span.scene)
         try:
             for tile, _ in UnitAccounts().kept(span, unit):
-                found = hash_of(tile)
-                hashed.append((span.number, tile.record.row, tile.record.col, found))
+                hashed.append(HashedTile(span.number, tile.record.row, tile.record.col, kind, hash_of(tile)))
         except SceneError as error:
-            return _broken(unit, span, error, folder)
+            return leave_broken(unit, span.scene, error, folder)
     write_hashes(folder, unit, hashed)
     return leave_result(UnitResult(name=unit.name, excluded=unit.excluded), folder)
-
-
-def _broken(unit: Unit, span: Span, error: SceneError, folder: Path) -> UnitResult:
-    broken = RefusedFile(name=span.scene.name, code="broken", message=str(error))
-    result = UnitResult(name=unit.name, excluded=unit.excluded, duplicates=unit.duplicates_digest, broken=broken)
-    return leave_result(result, folder)
 
 
 class UnitAccounts:
     """The accounts of a unit's tiles while it is built."""
 
-    def __init__(self) -> None:
+    def __init__(self, duplicates: frozenset[SamplePlace] = frozenset()) -> None:
+        """Nothing is counted yet.
+
+        Args:
+            duplicates: Tiles that are dropped as near-duplicates.
+        """
+        self._duplicates = duplicates
         self.dropped: Counter[str] = Counter()
         self.examples = DroppedTiles()
         self.statistics: dict[Group, Statistics] = {}
@@ -191,9 +198,8 @@ class UnitAccounts:
     def kept(self, span: Span, unit: Unit) -> Iterator[tuple[Tile, Split]]:
         """The tiles of a span that are kept; the others are counted."""
         group = _group_of(span.scene)
-        duplicates = {(row, col) for number, row, col in unit.duplicates if number == span.number}
         for candidate in iter_tiles(span.scene, unit.config.tiling, unit.config.quality, rows=span.rows):
-            is_duplicate = (candidate.row, candidate.col) in duplicates
+            is_duplicate = (span.number, candidate.row, candidate.col) in self._duplicates
             if candidate.tile is not None and candidate.split is not None and not is_duplicate:
                 yield candidate.tile, candidate.split
             else:

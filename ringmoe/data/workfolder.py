@@ -59,7 +59,9 @@ def work_folder(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[Path
                 write_file(work, _PLAN, json.dumps(plan.record()).encode())
             yield work
     except SceneError:
-        _remove(out)
+        with _locked(work / _LOCK) as is_ours:
+            if is_ours:  # else others are still at work in it, who will find the same
+                _remove(out)
         raise
     except OSError as error:
         kept = _kept(work, plan)

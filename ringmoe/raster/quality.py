@@ -55,7 +55,8 @@ class QualityConfig:
         max_cloud: Largest share of cloud and shadow among the pixels that are not black.
         cloud_spectral: Whether clouds are guessed from the bands where a product has no cloud mask.
         drop_duplicates: Whether a tile is dropped that looks like one of an earlier scene of the same minute. Reads
-            all scenes once more before the build; not with --grouped, and not by ranks or shares.
+            all scenes once more before the build. Of grouped samples those where each tile looks like one of an
+            earlier place.
     """
 
     max_black: float = 0.30

@@ -1,12 +1,14 @@
 """``mpirun -n N ringmoe shards build``: the same bytes for any N, after a kill, and with a broken scene inside."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from ringmoe.data.build import build
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.plan import BuildConfig
+from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.folders import content, differences
 from tests.unit.data.conftest import damage, write_scene
@@ -72,9 +75,9 @@ def _command(scenes: Path, out: Path) -> tuple[object, ...]:
     return BIN / "ringmoe", "shards", "build", scenes, out, *OPTIONS
 
 
-def _run(folder: Path, num: int, scenes: Path, out: Path) -> str:
+def _run(folder: Path, num: int, scenes: Path, out: Path, *options: str) -> str:
     """Builds with ``num`` ranks to the end; what they printed."""
-    with _job(folder, "-n", num, *_command(scenes, out)) as job:
+    with _job(folder, "-n", num, *_command(scenes, out), *options) as job:
         code = job.wait(timeout=120)
     printed = (folder / "output").read_text()
     assert code == 0, printed
@@ -97,6 +100,18 @@ def test_any_number_of_ranks_gives_the_same_bytes(num, scenes, whole, tmp_path):
     assert not differences(out, whole)
     assert printed.count("groups of tiles that share their statistics") == 1  # one rank speaks for all
     assert "1 scene quarantined" in printed
+
+
+def test_ranks_find_near_duplicates_together(scenes, tmp_path):
+    """The second delivery of a broken scene stays, that of a sound one goes."""
+    folder = Path(shutil.copytree(scenes, tmp_path / "scenes"))
+    for number, copy in ((1, 6), (2, 7)):
+        write_scene(folder / f"opt/{copy}.tif", "opt", seed=number, height=200, width=200)
+    config = replace(CONFIG, quality=QualityConfig(drop_duplicates=True))
+    manifest = build([folder], tmp_path / "whole", config).manifest
+    assert {*manifest.open_index("opt", "train")["scene"].tolist()} == {0, 2, 3}
+    _run(tmp_path, 2, folder, tmp_path / "shards", "--drop-duplicates")
+    assert not differences(tmp_path / "shards", manifest.root)
 
 
 @pytest.mark.slow

@@ -5,14 +5,14 @@ A sample is ``<key>.json``, the records of all its tiles, and for each of them `
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ringmoe.data.codec import SUFFIX, encode, joint_checksum
-from ringmoe.data.entries import RefusedFile
+from ringmoe.data.duplicates import HashedTile, SamplePlace, hash_of, kind_of, load_duplicates, write_hashes
 from ringmoe.data.layout import Split, member_key
 from ringmoe.data.manifest import write_file
 from ringmoe.data.places.manifest import PLACE_INDEX_DTYPE
@@ -22,6 +22,7 @@ from ringmoe.data.unit import (
     UnitGroup,
     UnitResult,
     build_unit,
+    leave_broken,
     leave_result,
     rows_file,
     shard_file,
@@ -90,13 +91,14 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
     Raises:
         OSError: The files cannot be written; nothing half-written is left.
     """
-    work = _PlaceWork()
+    if unit.hashes_only:
+        return _hash_places(unit, folder)
+    work = _PlaceWork(load_duplicates(folder, unit))
     with ExitStack() as stack:
         writers: dict[Split, PlaceWriter] = {}
         try:
             for span in unit.places:
-                windows = iter_windows(span.place, unit.config.tiling, unit.config.quality, rows=span.rows)
-                for window in windows:
+                for window in _windows(span, unit):
                     if (split := work.keep(span, window)) is None:
                         continue
                     if split not in writers:
@@ -105,8 +107,7 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
                         )
                     writers[split].add(span, window)
         except BrokenMemberError as error:
-            broken = RefusedFile(name=error.scene.name, code="broken", message=str(error))
-            return leave_result(UnitResult(name=unit.name, excluded=unit.excluded, broken=broken), folder)
+            return leave_broken(unit, error.scene, error, folder)
         shards = {}
         for split, writer in writers.items():
             shards[split], rows = writer.finish()
@@ -116,12 +117,40 @@ def build_place_unit(unit: PlaceUnit, folder: Path) -> UnitResult:
     result = UnitResult(
         name=unit.name,
         excluded=unit.excluded,
+        duplicates=unit.duplicates,
         dropped=dict(sorted(work.dropped.items())),
         left_out=dict(sorted(work.left_out.items())),
         groups=groups,
         shards=shards,
     )
     return leave_result(result, folder)
+
+
+def _hash_places(unit: PlaceUnit, folder: Path) -> UnitResult:
+    """Writes the hashes of the tiles of all samples that the rules keep; the result last."""
+    hashed: list[HashedTile] = []
+    for span in unit.places:
+        scenes = {member.name: member.scene for member in span.place.members}
+        kinds: dict[tuple[str, ...], list[int]] = {}
+        try:
+            for window in _windows(span, unit):
+                if window.split is None or len(window.tiles) < span.need:
+                    continue
+                if (names := tuple(window.tiles)) not in kinds:
+                    together = [scenes[name] for name in names]
+                    kinds[names] = [kind_of(scene, together) for scene in together]
+                hashed += [
+                    HashedTile(span.number, window.row, window.col, kind, hash_of(tile))
+                    for kind, tile in zip(kinds[names], window.tiles.values(), strict=True)
+                ]
+        except BrokenMemberError as error:
+            return leave_broken(unit, error.scene, error, folder)
+    write_hashes(folder, unit, hashed)
+    return leave_result(UnitResult(name=unit.name, excluded=unit.excluded), folder)
+
+
+def _windows(span: PlaceSpan, unit: PlaceUnit) -> Iterator[Window]:
+    return iter_windows(span.place, unit.config.tiling, unit.config.quality, rows=span.rows)
 
 
 def account(place: int, words: str) -> str:
@@ -138,7 +167,8 @@ def place_of_account(name: str) -> tuple[int, str]:
 class _PlaceWork:
     """The accounts of a unit while it is built."""
 
-    def __init__(self) -> None:
+    def __init__(self, duplicates: frozenset[SamplePlace]) -> None:
+        self._duplicates = duplicates
         self.dropped: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self._tiles: dict[str, UnitAccounts] = {}
@@ -151,6 +181,9 @@ class _PlaceWork:
             return None
         if len(window.tiles) < span.need:
             self.dropped[broken[0]] += 1
+            return None
+        if (span.number, window.row, window.col) in self._duplicates:
+            self.dropped[account(span.number, "near_duplicate")] += 1
             return None
         self.left_out.update(broken)
         for tile in window.tiles.values():

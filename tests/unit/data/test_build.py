@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from ringmoe import modality as registry
-from ringmoe.data.build import BuildProgress, build
+from ringmoe.data.build import build
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig, make_plan
+from ringmoe.data.rounds import BuildProgress
 from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.modality import ModalitySpec
 from ringmoe.raster.quality import QualityConfig

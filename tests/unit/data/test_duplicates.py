@@ -11,13 +11,14 @@ import pytest
 import rasterio
 
 from ringmoe.batch import Tile, TileRecord
-from ringmoe.data.build import BuildProgress, Share, build, build_share
+from ringmoe.data.build import build
 from ringmoe.data.duplicates import hash_of
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
-from ringmoe.errors import ConfigError, ShardError
+from ringmoe.data.rounds import BuildProgress
+from ringmoe.errors import ShardError
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.rules.hashes import NEAR, earlier_alike, picture_hash
 from tests.fixtures.child import exit_code_of, limit_files
@@ -75,16 +76,6 @@ def test_polarisations_of_a_product_are_not_duplicates(tmp_path: Path):
     entry = build([tmp_path / "in"], tmp_path / "out", CONFIG).manifest.modalities["sar_l2"]
     assert len(entry.scenes) == 2
     assert "near_duplicate" not in entry.dropped
-
-
-def test_grouped_samples_are_refused():
-    with pytest.raises(ConfigError, match="--drop-duplicates or --grouped"):
-        replace(CONFIG, grouped=True)
-
-
-def test_shares_are_refused(archive: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="without ranks or shares"):
-        build_share([archive], tmp_path / "out", CONFIG, Share(0, 2))
 
 
 def test_it_is_off_unless_asked_for(archive: Path, tmp_path: Path):

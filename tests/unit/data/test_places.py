@@ -16,11 +16,12 @@ import rasterio
 import webdataset as wds
 
 from ringmoe.cli.main import VERBS
-from ringmoe.data.build import BuildProgress, build
+from ringmoe.data.build import build
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest, PlaceReader, open_folder
 from ringmoe.data.plan import BuildConfig
+from ringmoe.data.rounds import BuildProgress
 from ringmoe.data.verify import verify_tiles
 from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.raster.declare import Declaration, Declarations

@@ -3,7 +3,8 @@
 import pytest
 
 from ringmoe.cli.progress import BuildBar, in_words
-from ringmoe.data.build import BuildProgress, Share, build_share
+from ringmoe.data.build import build_share
+from ringmoe.data.rounds import BuildProgress, Share
 
 from .conftest import SMALL
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 import ringmoe.data.build as building
-from ringmoe.data.build import BuildProgress, BuildReport, Share, ShareReport, build, build_share
+from ringmoe.data.build import BuildReport, ShareReport, build, build_share
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.plan import make_plan
+from ringmoe.data.rounds import BuildProgress, Share
 from ringmoe.data.workfolder import work_folder
 from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.raster.recognise import recognise
