@@ -117,8 +117,12 @@ def run(config: ShardsPlan) -> None:
 
 
 def describe(scene: Scene, tiling: TilingConfig) -> dict[str, Any]:
-    """What is known of a scene, as plain values; ``tiles`` counts windows before any is dropped."""
-    spec = registry.get(scene.modality)
+    """What is known of a scene, as plain values.
+
+    ``tiles`` counts windows before any is dropped, ``uncovered`` the pixels at the right and the bottom, or between
+    windows, that none of them reaches.
+    """
+    spec, grid = registry.get(scene.modality), tiling.grid(scene.height, scene.width)
     present = [name for name, band in zip(spec.bands, scene.bands, strict=True) if band is not None]
     return {
         "name": scene.name,
@@ -137,7 +141,8 @@ def describe(scene: Scene, tiling: TilingConfig) -> dict[str, Any]:
         "control_points": len(scene.control),
         "gsd": scene.gsd,
         "files": [path.relative_to(scene.path.parent).as_posix() for path in scene.files],
-        "tiles": tiling.grid(scene.height, scene.width).num_tiles,
+        "tiles": grid.num_tiles,
+        "uncovered": grid.num_uncovered,
     }
 
 
@@ -180,8 +185,14 @@ def _lines(row: dict[str, Any]) -> str:
 def _print_totals(catalogue: Catalogue, rows: Sequence[dict[str, Any]]) -> None:
     """Prints how much of what there is."""
     for key, num in Counter(row["modality"] for row in rows).items():
-        tiles = sum(row["tiles"] for row in rows if row["modality"] == key)
-        console.print(f"{key}: {num} {'scene' if num == 1 else 'scenes'}, {tiles:,} windows before any is dropped")
+        found = [row for row in rows if row["modality"] == key]
+        tiles, uncovered = (sum(row[name] for row in found) for name in ("tiles", "uncovered"))
+        share = uncovered / sum(row["height"] * row["width"] for row in found)
+        console.print(
+            f"{key}: {num} {'scene' if num == 1 else 'scenes'}, {tiles:,} windows before any is dropped; "
+            f"{share:.1%} of the pixels are in none",
+            soft_wrap=True,
+        )
     print_left_alone(catalogue)
     if not rows:
         console.print("no usable scene")

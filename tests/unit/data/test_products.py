@@ -153,6 +153,7 @@ def test_plan_lists_everything(products: Path, capsys: Any):
     assert scene["product"]["mask"]["kind"] == "SCL"
     assert len(scene["files"]) == 4
     assert by_name[f"{sentinel1.SLC}/iw1"]["absent"] == ["HH", "HV"]
+    assert by_name[f"{sentinel1.SLC}/iw1"]["uncovered"] == 96 * (100 - 3 * 32)
     assert by_name[f"{sentinel1.SLC}/iw1"]["control_points"] == 12
     assert [refusal["code"] for refusal in told["refused"]] == ["missing_part"]
     assert told["ignored"] == ["archive/notes.md"]
@@ -166,7 +167,7 @@ def test_plan_in_words(products: Path, capsys: Any):
         "reflectance = 0.0001 x number -0.1); 2022-03-06T10:30:21.024Z; EPSG:32632; 9 windows",
         "sar_l1: VH, VV without HH, HV; 96 x 100 pixels; complex as int16 (uncalibrated amplitude); ",
         "12 control points; 9 windows",
-        "ms: 2 scenes, 18 windows before any is dropped",
+        "ms: 2 scenes, 18 windows before any is dropped; 0.0% of the pixels are in none",
         "in products: 8 rasters that no scene takes anything from",
         "1 files refused: 1 missing_part",
         "archive/S2A_MSIL2A_20210101T000000.SAFE: it is named like a product of Sentinel",
