@@ -68,7 +68,7 @@ class BandFiles:
             )
             return
         wanted = list(dict.fromkeys(i for _, band in members for i in (band.index, band.imaginary) if i is not None))
-        read_BHW = dict(zip(wanted, _read_repeated(dataset, wanted, rows, repeat), strict=True))
+        read_BHW = dict(zip(wanted, source.read_repeated(dataset, wanted, rows, repeat), strict=True))
         for place, band in members:
             parts = [read_BHW[band.index]]
             if band.imaginary is not None:
@@ -91,16 +91,6 @@ class BandFiles:
 def _repeats(scene: Scene) -> dict[str, int]:
     """How much coarser each file is than the scene."""
     return {band.file: band.repeat for band in scene.bands if band is not None}
-
-
-def _read_repeated(dataset: Any, indices: Sequence[int], rows: range, repeat: int) -> Pixels:
-    """Rows of the scene from a file that is ``repeat`` times as coarse: nearest neighbours, so no number is new."""
-    if repeat == 1:
-        return source.read_rows(dataset, indices, rows)
-    first = rows.start // repeat
-    coarse_BHW = source.read_rows(dataset, indices, range(first, -(-rows.stop // repeat)))
-    fine_BHW: Pixels = coarse_BHW.repeat(repeat, axis=1).repeat(repeat, axis=2)
-    return fine_BHW[:, rows.start - first * repeat :][:, : len(rows)]
 
 
 @contextmanager

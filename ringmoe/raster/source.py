@@ -92,6 +92,29 @@ def read_rows(dataset: Any, indices: Sequence[int], rows: range, out_CHW: Pixels
         return pixels
 
 
+def read_repeated(dataset: Any, indices: Sequence[int], rows: range, repeat: int) -> Pixels:
+    """Rows of a scene from a file whose pixels are coarser: each is repeated, never interpolated, so no number is new.
+
+    Args:
+        dataset: An open raster.
+        indices: Bands from 1, in the order wanted.
+        rows: Rows of the scene.
+        repeat: How many times as coarse the file is.
+
+    Returns:
+        (C, H, W) in the type of the file.
+
+    Raises:
+        ERRORS: The data is damaged or cut off.
+    """
+    if repeat == 1:
+        return read_rows(dataset, indices, rows)
+    first = rows.start // repeat
+    coarse_CHW = read_rows(dataset, indices, range(first, -(-rows.stop // repeat)))
+    fine_CHW: Pixels = coarse_CHW.repeat(repeat, axis=1).repeat(repeat, axis=2)
+    return fine_CHW[:, rows.start - first * repeat :][:, : len(rows)]
+
+
 def sample(dataset: Any, index: int, size: int = 256) -> Pixels:
     """A window of at most ``size`` x ``size`` pixels from the middle of one band.
 

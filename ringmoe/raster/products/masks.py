@@ -61,17 +61,15 @@ class OpenMask:
         Raises:
             UnusableError: The mask is damaged.
         """
-        first = rows.start // self._times
         try:
-            (coarse_HW,) = source.read_rows(self._dataset, [1], range(first, -(-rows.stop // self._times)))
+            values_HW: Pixels = source.read_repeated(self._dataset, [1], rows, self._times)[0]
         except source.ERRORS as error:
             said = source.reason(error, self._path)
             raise UnusableError(
                 "unreadable",
                 f"the mask {self.mask.file} is cut off or damaged ({said}): copy it again, {_DO_WITHOUT}",
             ) from error
-        fine_HW: Pixels = np.repeat(np.repeat(coarse_HW, self._times, axis=0), self._times, axis=1)
-        return fine_HW[rows.start - first * self._times :][: len(rows)]
+        return values_HW
 
 
 @contextmanager
