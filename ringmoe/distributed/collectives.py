@@ -45,32 +45,6 @@ def reduce_metrics(values: Mapping[str, tuple[Tensor, Reduction]]) -> dict[str, 
     return reduced
 
 
-def all_agree(flag: bool) -> bool:
-    """Whether ``flag`` is true on every rank."""
-    if world_size() == 1:
-        return flag
-    votes = torch.tensor(int(flag), device=_device())
-    dist.all_reduce(votes, op=dist.ReduceOp.MIN)
-    return bool(votes.item())
-
-
-def broadcast_json(value: Any, source: int = 0) -> Any:
-    """The value that rank ``source`` gave, on every rank; what the others give is ignored.
-
-    Args:
-        value: Anything that JSON can hold.
-        source: The rank that speaks.
-    """
-    if world_size() == 1:
-        return value
-    content = _encode(value) if dist.get_rank() == source else b""
-    length = torch.tensor(len(content), device=_device())
-    dist.broadcast(length, source)
-    data = _tensor(content, int(length.item()))
-    dist.broadcast(data, source)
-    return _decode(data, int(length.item()))
-
-
 def gather_json(value: Any) -> list[Any]:
     """What each rank gave, in the order of the ranks, on every rank.
 

@@ -68,11 +68,6 @@ class Topology:
         """Place of a rank in its expert-parallel group: it holds the experts k with k mod size = place."""
         return rank % self.expert_parallel
 
-    def expert_parallel_ranks(self, rank: int) -> tuple[int, ...]:
-        """Ranks that exchange tokens with ``rank``, itself among them."""
-        first = rank - self.ep_rank(rank)
-        return tuple(range(first, first + self.expert_parallel))
-
     def expert_data_ranks(self, rank: int) -> tuple[int, ...]:
         """Ranks that hold the same experts as ``rank``, itself among them."""
         return tuple(range(self.ep_rank(rank), self.world, self.expert_parallel))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ringmoe.distributed.collectives import all_agree, barrier, broadcast_json, gather_json, reduce_metrics
+from ringmoe.distributed.collectives import barrier, gather_json, reduce_metrics
 from ringmoe.testing.ranks import run_ranks
 
 
@@ -25,9 +25,6 @@ def test_alone_everything_is_its_own_answer():
         "peak": [[1.0, -1.0]],
         "lr": 0.5,
     }
-    assert all_agree(True)
-    assert not all_agree(False)
-    assert broadcast_json({"a": 1}) == {"a": 1}
     assert gather_json("x") == ["x"]
     barrier("nobody")
 
@@ -38,9 +35,8 @@ def _agree() -> dict:
     barrier("the test")
     return {
         "reduced": reduced,
-        "agree": [all_agree(True), all_agree(rank == 0), all_agree(False)],
-        "told": broadcast_json({"from": rank, "text": "\u00e9" * (rank + 1)}, source=1),
         "gathered": gather_json([rank] * (3 * rank)),
+        "texts": gather_json({"from": rank, "text": "\u00e9" * (rank + 1)}),
     }
 
 
@@ -57,9 +53,8 @@ def _one_stays_away() -> str:
 def test_two_ranks_come_to_one_answer():
     for answer in run_ranks(_agree, 2):
         assert answer["reduced"] == {"loss": 1.5, "tokens_M": [20.0, 41.0], "peak": [[1.0, 0.0]], "lr": 0.5}
-        assert answer["agree"] == [True, False, False]
-        assert answer["told"] == {"from": 1, "text": "\u00e9\u00e9"}
         assert answer["gathered"] == [[], [1, 1, 1]]
+        assert answer["texts"] == [{"from": 0, "text": "\u00e9"}, {"from": 1, "text": "\u00e9\u00e9"}]
 
 
 @pytest.mark.distributed

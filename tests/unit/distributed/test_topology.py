@@ -9,9 +9,8 @@ from ringmoe.errors import ConfigError
 def test_ranks_are_grouped_as_the_engine_groups_them():
     topology = Topology(world=8, expert_parallel=2)
     assert [topology.ep_rank(rank) for rank in range(8)] == [0, 1] * 4
-    assert topology.expert_parallel_ranks(5) == (4, 5)
     assert topology.expert_data_ranks(5) == (1, 3, 5, 7)
-    assert Topology(4, 1).expert_parallel_ranks(3) == (3,)
+    assert Topology(4, 1).expert_data_ranks(3) == (0, 1, 2, 3)
     assert Topology(4, 4).expert_data_ranks(3) == (3,)
 
 
