@@ -3,11 +3,7 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +15,11 @@ from ringmoe.data.plan import BuildConfig
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures.folders import content, differences
+from tests.fixtures.jobs import BIN, started
 from tests.unit.data.conftest import damage, write_scene
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 CONFIG = BuildConfig(tiling=TilingConfig(tile=16, stride=8, holdout=0.25), tiles_per_shard=100)
 OPTIONS = ("--tile", "16", "--stride", "8", "--holdout", "0.25", "--tiles-per-shard", "100")
 MPIRUN = (BIN / "mpirun", "--allow-run-as-root", "--oversubscribe")
@@ -48,36 +43,13 @@ def whole(scenes, tmp_path_factory):
     return content(manifest.root)
 
 
-@contextmanager
-def _job(folder: Path, *words: object) -> Iterator[subprocess.Popen]:
-    """A started mpirun in a process group of its own, ended with everything in it when the block ends."""
-    leave_out = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    environ = {name: value for name, value in os.environ.items() if name not in leave_out}
-    environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    with (folder / "output").open("w") as output:
-        job = subprocess.Popen(
-            [*map(str, (*MPIRUN, *words))],
-            env=environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-        )
-    try:
-        yield job
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-
-
 def _command(scenes: Path, out: Path) -> tuple[object, ...]:
     return BIN / "ringmoe", "shards", "build", scenes, out, *OPTIONS
 
 
 def _run(folder: Path, num: int, scenes: Path, out: Path, *options: str) -> str:
     """Builds with ``num`` ranks to the end; what they printed."""
-    with _job(folder, "-n", num, *_command(scenes, out), *options) as job:
+    with started((*MPIRUN, "-n", num, *_command(scenes, out), *options), folder) as job:
         code = job.wait(timeout=120)
     printed = (folder / "output").read_text()
     assert code == 0, printed
@@ -118,7 +90,7 @@ def test_ranks_find_near_duplicates_together(scenes, tmp_path):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_killed_ends_the_job_and_the_next_one_continues(victim, scenes, whole, tmp_path):
     out = tmp_path / "shards"
-    with _job(tmp_path, "-n", 2, *_command(scenes, out)) as job:
+    with started((*MPIRUN, "-n", 2, *_command(scenes, out)), tmp_path) as job:
         deadline = time.monotonic() + 60
         while len(list(out.glob(f"{BUILDING}/*.tar"))) < 5:
             assert time.monotonic() < deadline
@@ -135,7 +107,8 @@ def test_a_rank_that_fails_ends_the_job_with_its_message(scenes, whole, tmp_path
     out = tmp_path / "shards"
     command = _command(scenes, out)
     # the second rank can write no file of more than 10 kB, which fails like a full disk does
-    with _job(tmp_path, "-n", 1, *command, ":", "-n", 1, "prlimit", "--fsize=10000", *command) as job:
+    words = (*MPIRUN, "-n", 1, *command, ":", "-n", 1, "prlimit", "--fsize=10000", *command)
+    with started(words, tmp_path) as job:
         assert job.wait(timeout=60) != 0
     assert "File too large" in (tmp_path / "output").read_text()
     assert "Traceback" not in (tmp_path / "output").read_text()

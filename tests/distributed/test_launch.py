@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 
 from ringmoe.testing.ranks import free_port
+from tests.fixtures.jobs import BIN, ROOT, started
 
 pytestmark = pytest.mark.distributed
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
 SCRIPT = ROOT / "tests" / "fixtures" / "rank.py"
 LAUNCHERS = ("torchrun", "deepspeed", "mpi")
 
 
-def _command(launcher: str) -> list[str]:
+def _command(launcher: str) -> list[object]:
     port = str(free_port())
     return {
         "torchrun": [BIN / "torchrun", "--nproc-per-node=2", f"--master-port={port}", SCRIPT],
@@ -33,25 +32,11 @@ def _command(launcher: str) -> list[str]:
 
 @contextmanager
 def _job(launcher: str, deed: str, folder: Path) -> Iterator[subprocess.Popen]:
-    """A started job in a process group of its own, ended with everything in it at the latest when the block ends."""
-    leave_out = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    environ = {name: value for name, value in os.environ.items() if name not in leave_out}
-    environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{BIN}:{os.environ['PATH']}"}
-    with (folder / "output").open("w") as output:
-        job = subprocess.Popen(
-            [*map(str, _command(launcher)), deed, str(folder)],
-            env=environ,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=folder,
-        )
+    """A started job; no rank of it outlives the block."""
     try:
-        yield job
+        with started((*_command(launcher), deed, folder), folder) as job:
+            yield job
     finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
         for rank in folder.glob("rank*"):
             if _is_running(_reported(folder, rank.name)[-1]):
                 os.kill(_reported(folder, rank.name)[-1], signal.SIGKILL)

@@ -11,7 +11,8 @@ import pytest
 
 from ringmoe.data.manifest import Manifest
 from ringmoe.testing.ranks import free_port
-from tests.fixtures.launchers import BIN, ROOT, variables
+from tests.fixtures.jobs import BIN, ROOT
+from tests.fixtures.launchers import variables
 from tests.fixtures.small_run import rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.timeout(1500)]

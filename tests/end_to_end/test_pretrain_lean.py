@@ -16,7 +16,8 @@ from ringmoe.distributed.launch import World, start, stop
 from ringmoe.errors import ConfigError, TrainingError
 from ringmoe.train.build import build_trainer
 from ringmoe.train.command import parse
-from tests.fixtures.launchers import ROOT, variables
+from tests.fixtures.jobs import ROOT
+from tests.fixtures.launchers import variables
 from tests.fixtures.small_run import rows_of, small_run, weights_of
 
 LEAN = "--parallel.engine lean"

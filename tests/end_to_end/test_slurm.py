@@ -13,7 +13,8 @@ from ringmoe.data.plan import BuildConfig
 from ringmoe.raster.tiling import TilingConfig
 from tests.fixtures import slurm
 from tests.fixtures.folders import content, differences
-from tests.fixtures.launchers import BIN, ROOT, STEPS, arguments, variables
+from tests.fixtures.jobs import BIN, ROOT
+from tests.fixtures.launchers import STEPS, arguments, variables
 from tests.fixtures.slurm import Cluster
 from tests.fixtures.small_run import rows_of, weights_of
 from tests.unit.data.conftest import damage, write_scene
