@@ -31,7 +31,7 @@ from training_step import Labels
 from ringmoe.clock import Clock
 from ringmoe.distributed import launch
 from ringmoe.moe import ExpertParallel, RMoELayer
-from ringmoe.moe.dispatch import _Exchange
+from ringmoe.moe.dispatch import AllToAllDispatcher, _Exchange
 from ringmoe.testing.ranks import run_ranks
 
 # T tokens of a rank, D width
@@ -149,6 +149,7 @@ def timeline(cell: Cell) -> tuple[list[Span], list[Span]]:
     """What this rank's thread does in a step, and what is under way meanwhile."""
     pair, clock = Pair(cell), Timeline()
     labels, layer = Labels(clock), pair.spread
+    assert isinstance(layer.dispatcher, AllToAllDispatcher)
     assert layer.router is not None
     assert layer.experts is not None
     assert layer.shared is not None
@@ -162,7 +163,7 @@ def timeline(cell: Cell) -> tuple[list[Span], list[Span]]:
     ]
     for part, owner, name in parts:
         setattr(owner, name, labels.call(part, getattr(owner, name)))
-    layer.dispatcher.parallel.clock = clock  # type: ignore[attr-defined]
+    layer.dispatcher.parallel.clock = clock
     with mock.patch.object(_Exchange, "begin", clock.begins(_Exchange.begin)):
         for turn in range(3):  # the last one is drawn
             pair.draw(turn)

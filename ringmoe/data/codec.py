@@ -24,6 +24,8 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 SUFFIX: dict[Codec, str] = {"raw": "npy", "pco": "pco"}
 """How the names of members end. Each begins with the header of an .npy file, which says type and shape."""
 
+_PCO = ChunkConfig(enable_8_bit=True)
+
 checksum = xxhash.xxh3_64_intdigest
 """XXH3, 64 bits, of a buffer: several times as fast as memory is copied, where CRC-32 takes longer than reading."""
 
@@ -34,9 +36,6 @@ def joint_checksum(parts: Iterable[bytes | memoryview]) -> int:
     for part in parts:
         digest.update(part)
     return digest.intdigest()
-
-
-_PCO = ChunkConfig(enable_8_bit=True)
 
 
 def encode(pixels_CHW: np.ndarray[Any, np.dtype[Any]], codec: Codec) -> bytes:

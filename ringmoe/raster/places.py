@@ -24,6 +24,7 @@ from ringmoe.raster.tiling import Split, TilingConfig
 _MOST_BYTES = 1 << 30  # of one row of windows of one scene
 _SLACK = 0.01  # pixels that the corners of two scenes of one place may lie apart
 _NUM_LISTED = 3
+_WARP = "Warp one onto the grid of the other first (gdalwarp -t_srs ... -te ... -tr ...)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +289,6 @@ def _ratio(scene: Scene, coarsest: Scene) -> int:
                 f"corners of their ground differ. {_WARP}",
             )
     return ratio
-
-
-_WARP = "Warp one onto the grid of the other first (gdalwarp -t_srs ... -te ... -tr ...)"
 
 
 def _check_size(member: Member, tile: int) -> None:

@@ -42,7 +42,7 @@ ALLOWED |= {
 # heavy dependency -> the room that imports it, and in how many files
 HEAVY = {
     "rasterio": ("raster", None),
-    "webdataset": ("data", None),
+    "webdataset": ("data", 1),
     "xxhash": ("data", 1),
     "pcodec": ("data", 1),
     "urllib3": ("data", 1),

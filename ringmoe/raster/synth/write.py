@@ -46,7 +46,7 @@ class SynthSettings:
         """Checks the numbers.
 
         Raises:
-            ConfigError: No scene, a scene too small to hold a landscape, or a negative seed.
+            ConfigError: No scene, too many, or one too small to hold a landscape.
         """
         if self.scenes < 1 or self.scenes > 999:
             raise ConfigError(f"scenes is {self.scenes}; expected 1 to 999")
