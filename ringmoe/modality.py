@@ -51,6 +51,9 @@ class ModalitySpec:
         Raises:
             ConfigError: Fields contradict each other.
         """
+        # equal specs shall be written equally, and 450 == 450.0
+        ranges = tuple((float(low), float(high)) for low, high in self.wavelengths_nm)
+        object.__setattr__(self, "wavelengths_nm", ranges)
         if not self.key.isidentifier():
             raise ConfigError(
                 f"modality key {self.key!r} must be letters, digits and underscores: it names files and experts"
