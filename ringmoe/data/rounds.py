@@ -5,11 +5,11 @@ unit is first.
 """
 
 import json
-import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ringmoe import counter
 from ringmoe.config import files
 from ringmoe.data.duplicates import hashing, without_duplicates
 from ringmoe.data.entries import RefusedFile
@@ -74,9 +74,8 @@ class Share:
     def first(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """All units, those of this share first; the others in an order of its own, not to meet those who help, too."""
         yield from self.of(units)
-        others = [unit for place, unit in enumerate(units) if place % self.count != self.number]
-        random.Random(self.number).shuffle(others)
-        yield from others
+        others = (unit for place, unit in enumerate(units) if place % self.count != self.number)
+        yield from sorted(others, key=lambda unit: counter.key("share", self.number, unit.name))
 
 
 @dataclass
