@@ -109,7 +109,7 @@ def finish(
     """Makes a folder of written tensors a checkpoint: documents, manifest, flush, rename.
 
     Args:
-        folder: The temporary folder, in the same parent folder as ``final``.
+        folder: The temporary folder, on the same file system as ``final``.
         final: The checkpoint's name; a complete checkpoint that has it already is replaced.
         table: All files and tensors in ``folder``.
         documents: JSON files by name: ``config.json``, ``trainer.json`` and others.

@@ -1,10 +1,10 @@
-"""How far a build is: a bar on a terminal, a line now and then in a log."""
+"""How far long work is: a bar on a terminal, a line now and then in a log."""
 
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from ringmoe.cli.console import console
 from ringmoe.data.rounds import BuildProgress
@@ -65,8 +65,57 @@ def in_words(progress: BuildProgress, built: int, seconds: float) -> str:
         rate = built / seconds
         words.append(f"{rate:,.0f}/s")
         if progress.done < progress.total:
-            left = round((progress.total - progress.done) / rate)
-            words.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+            words.append(f"{_clock((progress.total - progress.done) / rate)} left")
     if progress.quarantined:
         words.append(f"{progress.quarantined} {'scene' if progress.quarantined == 1 else 'scenes'} quarantined")
     return ", ".join(words)
+
+
+class StageBar:
+    """Shows share done and remaining time of work in stages; a context manager, called with every advance."""
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._first = 0.0  # what was done when the stage was begun
+        self._begun = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """The bar itself."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the last state on the screen."""
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: float, total: float) -> None:
+        """Shows how far a stage is."""
+        now = time.monotonic()
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bar.add_task(stage, total=total, words="")
+            self._first, self._begun = done, now
+        words = f"{done / total:.0%}"
+        if self._first < done < total:
+            words += f", {_clock((now - self._begun) * (total - done) / (done - self._first))} left"
+        elif done >= total:
+            words += f" in {_clock(now - self._begun)}"
+        self._bar.update(self._tasks[stage], completed=done, total=total, words=words)
+        if not console.is_terminal and (now - self._said >= _LINE_EVERY or done >= total):
+            console.print(f"{stage}: {words}", highlight=False, soft_wrap=True)
+            self._said = now
+
+
+def _clock(seconds: float) -> str:
+    """``1:02:03``."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -7,22 +7,24 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ringmoe.checkpoint.disk import free_bytes, readable_size
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.cli.console import console, guarded, print_remote
-from ringmoe.compress.apply import shapes, source_config
+from ringmoe.cli.progress import StageBar
+from ringmoe.compress.apply import source_config
 from ringmoe.compress.calibration import calibrate
 from ringmoe.compress.ep import PruningRule, RuleKind
 from ringmoe.compress.kc import RankRule
 from ringmoe.compress.plan import CompressionPlan, Mode, Options, make_plan
-from ringmoe.compress.save import check, item_bytes, needed_bytes, save
+from ringmoe.compress.save import Resources, check, item_bytes, save
 from ringmoe.compress.tables import ledger_table, merge_table, plan_table
+from ringmoe.compress.work import folder_of
 from ringmoe.data.storage import Location, RemoteConfig
 from ringmoe.errors import ConfigError
 from ringmoe.models import preset
@@ -50,11 +52,14 @@ class PruneConfig:
         shards: ep, instead of --usage: folders of shards, or their URLs, on whose tiles the usage is measured.
         remote: How those are read that are URLs.
         calibration_tiles: Tiles of each modality that --shards sends through the model.
-        rank: kc: min(d1, d2) / N, or d2 / N as printed in the paper (which is full rank, and the same as ks).
+        rank: kc: min(d1, d2) / N, or d2 / N as printed in the paper (which is full rank, and the same as ks), or a
+            number.
         keep_decoders: Keep the decoders, for continued pre-training and for evaluation by reconstruction.
         dry_run: Print the plan and the sizes, and write nothing.
         preset: With --dry-run, in place of a checkpoint: the name of a model (ringmoe models lists them).
         plan: Also write the plan as JSON to this file.
+        device: Where experts are merged; auto is a GPU where there is one.
+        workers: Processes side by side (default: one for each core, as far as 4 GiB of memory carry them).
     """
 
     checkpoint: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = None
@@ -68,11 +73,13 @@ class PruneConfig:
     shards: tuple[Location, ...] = ()
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     calibration_tiles: int = 256
-    rank: RankRule = "small-side"
+    rank: RankRule | int = "small-side"
     keep_decoders: bool = False
     dry_run: bool = False
     preset: str | None = None
     plan: Path | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None
 
     @property
     def options(self) -> Options:
@@ -99,8 +106,9 @@ def run(config: PruneConfig) -> None:
     """Plans, shows the plan, and carries it out unless it is a dry run.
 
     Raises:
-        RingMoEError: What was asked for cannot be done; nothing is left behind.
+        RingMoEError: What was asked for cannot be done; only finished parts of the result are kept.
     """
+    resources = Resources(device=config.device, workers=config.workers)
     if config.preset is not None:
         _plan(config, _preset(config, config.preset), None, _FLOAT32_BYTES)
         return
@@ -110,8 +118,7 @@ def run(config: PruneConfig) -> None:
     plan = _plan(config, source_config(reader), _usage(config, reader), item_bytes(reader))
     if config.dry_run or config.out is None:
         return
-    check(plan, reader, config.out)
-    _carry_out(plan, reader, config.out)
+    _carry_out(plan, reader, config.out, resources)
 
 
 def _preset(config: PruneConfig, name: str) -> RingMoEConfig:
@@ -161,19 +168,15 @@ def _plan(config: PruneConfig, source: RingMoEConfig, usage: Usage | None, bytes
     return plan
 
 
-def _carry_out(plan: CompressionPlan, reader: CheckpointReader, out: Path) -> None:
+def _carry_out(plan: CompressionPlan, reader: CheckpointReader, out: Path, resources: Resources) -> None:
     console.print(
-        f"{readable_size(needed_bytes(plan, reader))} are needed in {out.parent}, "
-        f"{readable_size(free_bytes(out.parent))} are free",
+        f"{readable_size(check(plan, reader, out))} are needed in {out.absolute().parent}, "
+        f"{readable_size(free_bytes(out.parent))} are free; until it is complete the result is {folder_of(out).name}",
         markup=False,
         soft_wrap=True,
     )
-    with Progress(*_COLUMNS, DownloadColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("verifying", total=sum(file.bytes for file in reader.manifest.files.values()))
-        reader.verify(progress=lambda num_bytes: progress.advance(task, num_bytes))
-    with Progress(*_COLUMNS, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task(plan.options.mode, total=len(shapes(plan.result)))
-        merges = save(plan, reader, out, progress=lambda _: progress.advance(task))
+    with StageBar() as bar:
+        merges = save(plan, reader, out, bar, resources)
     if merges:
         console.print(merge_table(plan, merges))
     before, after = plan.ledger[0].total, plan.ledger[-1].total

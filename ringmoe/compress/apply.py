@@ -1,11 +1,14 @@
-"""Carrying out a plan: a stream of the result's tensors, made one after the other from a checkpoint's.
+"""Carrying out a plan: each tensor of the result is made by itself from a checkpoint's.
 
-What is asked for leads: the result's own list of tensors says what is made next, so the model is never held as a whole
-and the stream cannot miss a tensor or add one. Peak memory is one merged tensor in float64 and one expert's tensor.
+What is asked for leads: the result's own list of tensors says what is made, so the model is never held as a whole and
+no tensor can be missed or added. Peak memory is one merged tensor in float64 and one expert's tensor.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -28,10 +31,13 @@ class Merge:
         scale: Frobenius norm of the merged matrix over that of the shared expert's; None without a shared expert.
             Nothing in the paper scales the sums, and only the norm behind the FFN hides it.
         energy: Least share of its squared norm that a truncated expert retained; 1 where none was truncated.
+        excess: Most by which the error of a truncated expert can exceed that of the best approximation of its rank, as
+            a share of the latter; certified while it was made (see ``kc``).
     """
 
     scale: float | None
     energy: float
+    excess: float = 0.0
 
 
 class Made(NamedTuple):
@@ -54,84 +60,106 @@ def source_config(reader: CheckpointReader) -> RingMoEConfig:
     return config
 
 
-def shapes(config: RingMoEConfig) -> dict[str, tuple[int, ...]]:
+@cache
+def shapes(config: RingMoEConfig) -> Mapping[str, tuple[int, ...]]:
     """Global name and shape of every tensor that a model has, without storage."""
     with torch.device("meta"):
         model = build_model(config)
-    return {entry.name: tuple(entry.tensor.shape) for entry in canonical_entries(model)}
+    return MappingProxyType({entry.name: tuple(entry.tensor.shape) for entry in canonical_entries(model)})
 
 
-def apply(plan: CompressionPlan, reader: CheckpointReader) -> Iterator[Made]:
-    """Makes the result's tensors in the order of its modules.
+def sources(plan: CompressionPlan, name: str) -> tuple[str, ...]:
+    """The checkpoint's tensors that one tensor of the result is made of."""
+    block = _merged_block(plan, name)
+    if block is None:
+        return (name,)
+    layer, _, attribute = name.rpartition(".shared.")
+    return tuple(f"{layer}.{expert.name}.{attribute}" for expert in block.merged)
+
+
+def make(plan: CompressionPlan, reader: CheckpointReader, name: str, device: torch.device | str = "cpu") -> Made:
+    """Makes one tensor of the result: merged, some columns of its source, or the source itself.
 
     Args:
         plan: What to do.
-        reader: The checkpoint that the plan was made for.
+        reader: The checkpoint that the plan was made for; each source tensor is read once.
+        name: Global name of the tensor.
+        device: Where it is computed.
 
-    Yields:
-        Each tensor of the result, in the type of its source.
+    Returns:
+        The tensor, on ``device`` where it is merged and on the CPU else, in the type of its source.
 
     Raises:
-        ConfigError: The plan is provisional.
-        CheckpointError: A tensor is missing, has another shape than the config says, or is not finite.
+        CheckpointError: A source is missing, or is not finite.
     """
-    plan.check_decided()
-    for name, shape in shapes(plan.result).items():
-        made = _make(plan, reader, name)
-        if tuple(made.tensor.shape) != shape:
-            raise CheckpointError(
-                f"{reader.path}: {name} comes out as {tuple(made.tensor.shape)} but its config.json says {shape}"
-            )
-        yield made
-
-
-def _make(plan: CompressionPlan, reader: CheckpointReader, name: str) -> Made:
-    """One tensor: merged, some columns of its source, or the source itself."""
-    layer, inside, part = name.partition(".moe.")
-    if not inside:
-        return Made(name, _read(reader, name))
-    block = plan.blocks[int(layer.removeprefix("blocks."))]
-    if block.merged:
-        return _merged(plan, reader, block, name)
+    block = _merged_block(plan, name)
+    if block is not None:
+        return _merged(plan, reader, block, name, device)
     tensor = _read(reader, name)
+    layer, _, part = name.partition(".moe.")
     if part.startswith("router.collaborative."):
+        block = plan.blocks[int(layer.removeprefix("blocks."))]
         ids = plan.source.collaborative_ids(block.block)
         tensor = tensor[:, [ids.index(k) for k in block.kept]]
     return Made(name, tensor)
 
 
-def _merged(plan: CompressionPlan, reader: CheckpointReader, block: BlockPlan, name: str) -> Made:
+def _merged_block(plan: CompressionPlan, name: str) -> BlockPlan | None:
+    """The block whose experts become one FFN that this tensor is a part of."""
+    layer, inside, _ = name.partition(".moe.")
+    block = plan.blocks[int(layer.removeprefix("blocks."))] if inside else None
+    return block if block is not None and block.merged else None
+
+
+def _merged(
+    plan: CompressionPlan, reader: CheckpointReader, block: BlockPlan, name: str, device: torch.device | str
+) -> Made:
     """W_1, b_1, W_2 or b_2 of the one FFN that a block's experts become (Eqs. 11 and 17)."""
-    layer, _, attribute = name.rpartition(".shared.")
+    attribute = name.rpartition(".")[2]
     is_matrix = attribute in ("w1", "w2")
     shared_norm = 0.0
 
     def tensors() -> Iterator[Tensor]:
         nonlocal shared_norm
-        for expert in block.merged:
-            tensor = _read(reader, f"{layer}.{expert.name}.{attribute}")
+        for expert, source in zip(block.merged, sources(plan, name), strict=True):
+            tensor = _read(reader, source).to(device)
             if expert.name == "shared":
                 shared_norm = torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
             yield tensor
 
-    energy = 1.0
+    energy, excess = 1.0, 0.0
     if plan.options.mode == "ks":
         total = ks.merge(tensors())
     elif plan.options.mode == "ka":
         total = ka.merge(tensors())
     else:
         ranks = [expert.rank if is_matrix else None for expert in block.merged]
-        total, energy = kc.merge(zip(tensors(), ranks, strict=True))
-    dtype = reader.manifest.tensors[f"{layer}.{block.merged[0].name}.{attribute}"].dtype
+        try:
+            total, energy, excess = kc.merge(zip(tensors(), ranks, strict=True))
+        except ArithmeticError as error:
+            raise CheckpointError(f"{reader.path}: {name}: {error}") from error
+    dtype = reader.manifest.tensors[sources(plan, name)[0]].dtype
     scale = total.norm().item() / shared_norm if shared_norm else None
-    return Made(name, total.to(getattr(torch, dtype)), Merge(scale, energy) if is_matrix else None)
+    merge = Merge(scale, energy, excess) if is_matrix else None
+    return Made(name, total.to(getattr(torch, dtype)), merge)
 
 
 def _read(reader: CheckpointReader, name: str) -> Tensor:
     tensor = reader.tensor(name)
-    if not torch.isfinite(tensor).all():
-        num = int((~torch.isfinite(tensor)).sum())
+    check_finite(reader, name, tensor)
+    return tensor
+
+
+def check_finite(reader: CheckpointReader, name: str, tensor: Tensor) -> None:
+    """Refuses weights that are not numbers.
+
+    Raises:
+        CheckpointError: At least one value is not finite.
+    """
+    if math.isfinite(tensor.sum().item()):
+        return  # one infinity or NaN would have made the sum another; far quicker than looking at each value
+    num = int((~torch.isfinite(tensor)).sum())
+    if num:
         raise CheckpointError(
             f"{reader.path}: {num} of {tensor.numel()} values of {name} are not finite; take an earlier checkpoint"
         )
-    return tensor

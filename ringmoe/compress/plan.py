@@ -40,7 +40,7 @@ class Options:
     mode: Mode
     modalities: tuple[str, ...] = ()
     rule: ep.PruningRule = field(default_factory=ep.PruningRule)
-    rank: kc.RankRule = "small-side"
+    rank: kc.RankRule | int = "small-side"
     keep_decoders: bool = False
 
     def __post_init__(self) -> None:

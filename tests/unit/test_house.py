@@ -53,6 +53,7 @@ HEAVY = {
     "torch.utils.tensorboard": ("train", 1),
     "tensorboard": ("train", 1),
     "matplotlib": ("report", None),
+    "scipy": ("compress", 1),
 }
 LIGHT_ROOMS = [
     "layers",

@@ -103,6 +103,9 @@ def test_what_is_wrong_is_said_and_nothing_written(command, reader, tmp_path):
         ((reader.path, reader.path, "--mode", "kc", *opt), "exists already"),
         ((tmp_path / "nobody", out, "--mode", "kc"), "no such folder"),
         ((damaged, out, "--mode", "kc", *opt), "weights-00003.safetensors has another checksum"),
+        ((reader.path, out, "--mode", "kc", *opt, "--rank", 0), "rank 0 of a matrix of 8 x 32; expected 1 to 8"),
+        ((reader.path, out, "--mode", "kc", *opt, "--rank", 9), "rank 9 of a matrix of 8 x 32; expected 1 to 8"),
+        ((reader.path, out, "--mode", "kc", *opt, "--workers", 0), "0 worker processes; expected at least 1"),
         (("--preset", "tiny", "--mode", "kc", *opt), "goes with --dry-run"),
         (("--preset", "huge", "--mode", "kc", *opt, "--dry-run"), "no preset 'huge'"),
     ]
