@@ -4,6 +4,8 @@ Cloud and its shadow, by the makers' documents:
 
 - ``SCL`` (Sentinel-2 L2A scene classification, Level-2A ATBD, table of classes): 3 cloud shadow, 8 and 9 cloud of
   medium and high probability, 10 thin cirrus. 1 is a saturated or defective pixel.
+- ``MSK_CLASSI`` (Sentinel-2 L1C classification mask since baseline 04.00, PSD-14): bands 1 opaque cloud, 2 cirrus and
+  3 snow, each 1 where it is; no shadow.
 - ``QA_PIXEL`` (Landsat Collection 2, LSDS-1619 and LSDS-1618): bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 cloud shadow.
 - ``UDM2`` (PlanetScope usable data mask): band 1 is 0 where the pixel is not clear of cloud, haze, shadow and snow.
 
@@ -20,12 +22,13 @@ from ringmoe.raster import source
 from ringmoe.raster.quality import Marks
 from ringmoe.raster.scene import Mask, Pixels, Scene, UnusableError, naming
 
-# H rows, W columns
+# B bands of a mask, H rows, W columns
 
 _DO_WITHOUT = "or read no masks (--max-cloud 1 --max-saturated 1)"
 
-_CLOUD_CLASSES = {"SCL": (3, 8, 9, 10), "UDM2": (0,)}
+_CLOUD_CLASSES = {"SCL": (3, 8, 9, 10), "MSK_CLASSI": (1,), "UDM2": (0,)}
 _CLOUD_BITS = {"QA_PIXEL": 0b11110}
+_BANDS = {"MSK_CLASSI": (1, 2)}  # of the others the first
 _SATURATED_CLASSES = {"SCL": (1,)}
 _SATURATED_BITS = {"QA_RADSAT": 0b11110}
 
@@ -37,8 +40,15 @@ class OpenMask:
         """Checks that the mask fits the scene.
 
         Raises:
-            UnusableError: Its pixels do not divide into the scene's, or it holds no whole numbers.
+            UnusableError: Its pixels do not divide into the scene's, it holds no whole numbers, or lacks a band.
         """
+        self._bands = _BANDS.get(mask.kind, (1,))
+        if dataset.count < self._bands[-1]:
+            raise UnusableError(
+                "wrong_bands",
+                f"the mask {mask.file} has {dataset.count} of the {self._bands[-1]} bands that say where clouds are: "
+                f"fetch the product again, {_DO_WITHOUT}",
+            )
         if np.dtype(dataset.dtypes[0]).kind not in "iu":
             raise UnusableError(
                 "wrong_dtype",
@@ -58,17 +68,20 @@ class OpenMask:
     def read(self, rows: range) -> Pixels:
         """Rows of the scene; a coarser mask is repeated, never interpolated: its numbers are classes or bits.
 
+        Of several bands, each of which says where something is, the highest number counts.
+
         Raises:
             UnusableError: The mask is damaged.
         """
         try:
-            values_HW: Pixels = source.read_repeated(self._dataset, [1], rows, self._times)[0]
+            values_BHW: Pixels = source.read_repeated(self._dataset, self._bands, rows, self._times)
         except source.ERRORS as error:
             said = source.reason(error, self._path)
             raise UnusableError(
                 "unreadable",
                 f"the mask {self.mask.file} is cut off or damaged ({said}): copy it again, {_DO_WITHOUT}",
             ) from error
+        values_HW: Pixels = values_BHW.max(axis=0)
         return values_HW
 
 
@@ -96,7 +109,8 @@ def read_mask(scene: Scene, rows: range | None = None) -> Pixels:
         rows: Rows of the scene; None for all.
 
     Returns:
-        (H, W) of the mask's own type: classes (SCL), bits (QA_PIXEL), or 1 where it is clear (UDM2, its first band).
+        (H, W) of the mask's own type: classes (SCL), bits (QA_PIXEL), 1 where it is clear (UDM2, its first band), or
+        1 where it is not (MSK_CLASSI, its bands of clouds).
 
     Raises:
         UnusableError: There is no mask, or as of ``open_mask``.

@@ -5,6 +5,9 @@ Further bands are a matter of the registry: each modality whose bands are all ca
 
 Pixels stay the digital numbers of the product; ``reflectance = (DN + offset) / quantification value`` is recorded. The
 offset came with processing baseline 04.00 (January 2022) and is -1000; products before it have none. Zero is no data.
+
+Clouds: L2A has a scene classification (``SCL``). L1C has a raster of clouds (``MSK_CLASSI``) since the same baseline;
+the polygons that products before it have (``MSK_CLOUDS``, GML) are not read.
 """
 
 import re
@@ -28,9 +31,10 @@ _IMAGE = re.compile(
     r"(?P<place>.*)/IMG_DATA/(R\d0m/)?(?P<tile>T\w{5})_\w+?_(?P<band>B(0[1-9]|8A|1[0-2]))(_(?P<metres>\d0)m)?"
 )
 _CLASSES = re.compile(r".*/IMG_DATA/(R20m/)?\w+_SCL_20m")
-_MASK_METRES = 20
+_MASK_METRES = {"SCL": 20, "MSK_CLASSI": 60}
 _OFFSETS_SINCE = 4.0  # processing baseline
 
+_TILE_MASKS = "Quality_Indicators_Info/Pixel_Level_QI/MASK_FILENAME"
 _IMAGES = "General_Info/Product_Info/Product_Organisation/Granule_List/Granule/IMAGE_FILE"
 _ABOUT = "General_Info/Product_Info"
 _IMAGE_ABOUT = "General_Info/Product_Image_Characteristics"
@@ -66,6 +70,8 @@ def read(found: FoundProduct, calibrate: bool) -> list[Draft]:
             file = inside(found.root, f"{name}.jp2", found.entry)
             granules.setdefault(place, _Granule(place)).mask = Mask(kind="SCL", file=file)
     whole = [granule for granule in granules.values() if granule.files]
+    for granule in whole:
+        granule.mask = granule.mask or _classified_clouds(found, granule.place)
     if not whole:
         raise UnusableError("missing_part", f"{found.entry.name} lists no band (IMAGE_FILE .../T....._B02)")
     return [
@@ -82,12 +88,29 @@ class _Granule:
     Attributes:
         place: Its folder.
         files: File of each band.
-        mask: Its scene classification.
+        mask: Its scene classification, or its raster of clouds.
     """
 
     place: str
     files: dict[str, str] = field(default_factory=dict)
     mask: Mask | None = None
+
+
+def _classified_clouds(found: FoundProduct, place: str) -> Mask | None:
+    """The raster of clouds that the metadata of a granule lists; None where it lists none, or is not there.
+
+    Raises:
+        UnusableError: The metadata is damaged.
+    """
+    metadata = found.root / place / "MTD_TL.xml"
+    if not metadata.is_file():
+        return None
+    document = Document.load(metadata)
+    for element in document.all(_TILE_MASKS) if document.has(_TILE_MASKS) else ():
+        name = (element.text or "").strip().rpartition("/")[2]
+        if element.get("type") == "MSK_CLASSI" and name.endswith(".jp2"):
+            return Mask(kind="MSK_CLASSI", file=inside(found.root, f"{place}/QI_DATA/{name}", metadata))
+    return None
 
 
 def _modalities() -> dict[str, dict[str, str]]:
@@ -136,7 +159,7 @@ def _draft(
             identifier=document.text(f"{_ABOUT}/PRODUCT_URI").removesuffix(".SAFE"),
             level=f"{document.text(f'{_ABOUT}/PROCESSING_LEVEL')}, baseline {_baseline(document)}",
             place=_tile(files),
-            mask=granule.mask if finest <= _MASK_METRES else None,
+            mask=granule.mask if granule.mask and finest <= _MASK_METRES[granule.mask.kind] else None,
             saturated=_saturated(document),
         ),
     )

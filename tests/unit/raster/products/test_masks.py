@@ -13,6 +13,7 @@ from ringmoe.data.build import build
 from ringmoe.data.plan import BuildConfig
 from ringmoe.errors import SceneError, ShardError
 from ringmoe.raster import read
+from ringmoe.raster.products.masks import read_mask
 from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.read import iter_tiles
 from ringmoe.raster.scene import Scene
@@ -91,6 +92,33 @@ def test_shares_are_those_of_each_tile(strip_bytes: int, clear: Any, monkeypatch
     overwrite(scene.path / scene.product.mask.file, classes)
     assert reasons(scene) == [None] * 4 + ["cloud_mask"] + [None] * 4
     assert reasons(scene, max_cloud=0.25) == [None] * 9
+
+
+@pytest.mark.parametrize(("band", "reason"), [(0, "cloud_mask"), (1, "cloud_mask"), (2, None)])
+def test_l1c_has_clouds_in_bands(band: int, reason: str | None, tmp_path: Path, scenes_of: Any):
+    """Opaque cloud, cirrus and snow, 60 m wide: 3 of 16 pixels of the tile in the upper left corner."""
+    clouds = np.zeros((3, 32, 32), "uint8")
+    clouds[band, 0, :3] = 1
+    sentinel2.write_l1c(tmp_path, size=192, offset=-1000, baseline="05.11", clouds=clouds)
+    (scene,) = scenes_of(tmp_path)
+    assert scene.product.mask.kind == "MSK_CLASSI"
+    assert scene.product.mask.file.endswith("/QI_DATA/MSK_CLASSI_B00.jp2")
+    np.testing.assert_array_equal(read_mask(scene, range(5, 9)), np.kron(clouds[:2].max(0), np.ones((6, 6)))[5:9])
+    tiling = TilingConfig(tile=24, stride=24)
+    found = [each.reason for each in iter_tiles(scene, tiling, QualityConfig(max_cloud=0.18))]
+    assert found == [reason] + [None] * 63
+    assert {each.reason for each in iter_tiles(scene, tiling, QualityConfig(max_cloud=0.19))} == {None}
+
+
+def test_l1c_with_a_mask_of_one_band_is_quarantined(tmp_path: Path, scenes_of: Any):
+    sentinel2.write_l1c(tmp_path, offset=-1000, baseline="05.11", clouds=np.zeros((1, 16, 16), "uint8"))
+    (scene,) = scenes_of(tmp_path)
+    with pytest.raises(SceneError, match=r"MSK_CLASSI_B00\.jp2 has 1 of the 2 bands that say where clouds are"):
+        reasons(scene)
+    assert set(reasons(scene, max_cloud=1, max_saturated=1)) == {None}
+    next(scene.path.glob("GRANULE/*/MTD_TL.xml")).unlink()  # which has promised the mask
+    (scene,) = scenes_of(tmp_path)
+    assert scene.product.mask is None
 
 
 def test_cloud_is_a_share_of_what_is_not_black(clear: Any):
