@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ringmoe.cli.console import console
 from ringmoe.data.places import PlaceManifest
+from ringmoe.data.places.manifest import undated
 from ringmoe.raster.places import LeftOut, Place
 from ringmoe.raster.quality import REASONS
 from ringmoe.raster.tiling import TilingConfig
@@ -39,9 +40,7 @@ def describe_places(manifest: PlaceManifest) -> None:
     dropped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     for place in grouped.places:
-        counts = Counter(member.name.partition(".")[0] for member in place.members)
-        members = ", ".join(name if num == 1 else f"{num} x {name}" for name, num in counts.items())
-        kinds.setdefault(members or "none (quarantined)", Counter()).update(
+        kinds.setdefault(place.kind, Counter()).update(
             places=1,
             windows=place.candidates,
             dropped=sum(place.dropped.values()),
@@ -50,7 +49,7 @@ def describe_places(manifest: PlaceManifest) -> None:
         )
         for total, found in ((dropped, place.dropped), (left_out, place.left_out)):
             for words, num in found.items():
-                total[words.partition(".")[0]] += num  # dates of a time series together
+                total[undated(words)] += num
     for members, numbers in kinds.items():
         table.add_row(members, *(f"{number:,}" for number in numbers.values()))
     console.print(table)

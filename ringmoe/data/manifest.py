@@ -127,14 +127,19 @@ class Manifest:
             ShardError: The file is missing or damaged.
         """
         entry = self.modalities[modality]
-        where, content = self.folder.where(entry.statistics.name), self._read(entry.statistics)
+        return self._load_states(entry.statistics, len(entry.groups))
+
+    def _load_states(self, entry: FileEntry, num_groups: int, part: str | None = None) -> list[Statistics]:
+        """The states of statistics in a file, or in a part of it that bears a name."""
+        where, content = self.folder.where(entry.name), self._read(entry)
         try:
-            states = [Statistics.from_dict(state) for state in json.loads(content)]
+            found = json.loads(content)
+            states = [Statistics.from_dict(state) for state in (found if part is None else found[part])]
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ShardError(f"{where} holds no statistics ({error!r}). {REPAIR}") from error
-        if len(states) != len(entry.groups):
+        if len(states) != num_groups:
             raise ShardError(
-                f"{where} holds statistics of {len(states)} groups, but the manifest has {len(entry.groups)}. {REPAIR}"
+                f"{where} holds statistics of {len(states)} groups, but the manifest has {num_groups}. {REPAIR}"
             )
         return states
 

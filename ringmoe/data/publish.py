@@ -37,6 +37,7 @@ from ringmoe.data.storage import FileEntry, LocalFolder
 from ringmoe.data.unit import UnitResult, empty_statistics, examples_file, rows_file, shard_file, statistics_file
 from ringmoe.data.writer import npy_bytes
 from ringmoe.raster.footprint import footprint
+from ringmoe.raster.scene import Scene
 from ringmoe.raster.statistics import Statistics
 
 
@@ -87,6 +88,7 @@ def _publish_modality(
     }
     broken = {scene.name for scene in quarantined}
     units = [unit.without(broken) for unit in plan.units if unit.modality == key]
+    scenes = {span.number: [span.scene] for unit in plan.units if unit.modality == key for span in unit.spans}
     dropped = sum((Counter(result.dropped) for result in results), Counter[str]())
     entry = ModalityEntry(
         spec=registry.get(key),
@@ -101,7 +103,7 @@ def _publish_modality(
         ),
         splits={split: entry for split, entry in splits.items() if entry is not None},
         statistics=statistics_entry,
-        footprints=_publish_footprints(plan, key, work, root),
+        footprints=publish_footprints(key, scenes, len(plan.scenes[key]), work, root),
         examples=_publish_examples(plan, key, results, work, root),
     )
     assert entry.candidates == entry.num_kept + dropped.total(), f"{key}: a window was lost or counted twice"
@@ -126,13 +128,20 @@ def merge_groups(
     return merged
 
 
-def _publish_footprints(plan: Plan, key: str, work: Path, root: Path) -> FileEntry:
-    """Where each scene lies."""
-    corners_S42 = np.full((len(plan.scenes[key]), 4, 2), np.nan)
-    scenes = {span.number: span.scene for unit in plan.units if unit.modality == key for span in unit.spans}
-    for number, scene in scenes.items():
-        if (corners := footprint(scene)) is not None:
-            corners_S42[number] = corners
+def publish_footprints(key: str, scenes: Mapping[int, Sequence[Scene]], num: int, work: Path, root: Path) -> FileEntry:
+    """Where each scene or place lies.
+
+    Args:
+        key: Modality, or the folder of places.
+        scenes: Of each number the scenes that cover the ground; the first that knows where it is counts.
+        num: How many numbers there are.
+        work: Folder of the units' files.
+        root: Folder of the shards.
+    """
+    corners_S42 = np.full((num, 4, 2), np.nan)
+    for number, together in scenes.items():
+        if known := [corners for corners in map(footprint, together) if corners is not None]:
+            corners_S42[number] = known[0]
     return write_file(root, footprints_name(key), npy_bytes(corners_S42), workshop=work)
 
 

@@ -23,7 +23,7 @@ from ringmoe.data.inputs import Group, InputStatistics
 from ringmoe.data.layout import INDEX_DTYPE, Split, member_key
 from ringmoe.data.manifest import Index, Manifest
 from ringmoe.data.memory import ReusedMemory
-from ringmoe.data.storage import Folder, open_shards
+from ringmoe.data.storage import RENEWALS, Folder, open_shards
 from ringmoe.errors import ShardError
 from ringmoe.raster.statistics import Statistics
 
@@ -32,7 +32,6 @@ from ringmoe.raster.statistics import Statistics
 Array = np.ndarray[Any, np.dtype[Any]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
-_RENEWALS = 3  # how often a tile with a wrong checksum is read again where it came over a network
 _OTHER_BYTES = "its pixels are not those that were written"
 
 
@@ -274,7 +273,7 @@ class TileReader:
         Raises:
             ShardError: It stays wrong.
         """
-        renewed = (self._files.renew(int(of.shards_N[0]), offset, target, of[0]) for _ in range(_RENEWALS))
+        renewed = (self._files.renew(int(of.shards_N[0]), offset, target, of[0]) for _ in range(RENEWALS))
         if checksum(target) != expected and not any(done and checksum(target) == expected for done in renewed):
             folder, _ = of.shards[of.shards_N[0]]
             raise ShardError(f"{of[0]}: {_OTHER_BYTES} (wrong checksum, read from {folder.folder}). {REMEDY}")

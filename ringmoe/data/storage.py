@@ -27,6 +27,7 @@ Location = str | Path
 """A folder on this machine, or a URL."""
 
 REPAIR = "Copy the folder again, or build the shards again"
+RENEWALS = 3  # how often bytes with a wrong checksum are read again where they came over a network
 MOST_WAIT = 120.0  # seconds that are waited where the other side asks for it
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NO_PLACES = ("pipe:", "file:")  # what other readers of tars take for a command or a folder
@@ -326,6 +327,9 @@ def remote_folder(url: str, config: RemoteConfig) -> "RemoteFolder":
     from ringmoe.data.remote.folder import RemoteFolder
 
     return RemoteFolder(url, config)
+
+
+os.register_at_fork(after_in_child=remote_folder.cache_clear)  # threads and connections stay with the parent
 
 
 def open_shards(parts: Sequence[tuple[Folder, Sequence[FileEntry]]]) -> Shards:

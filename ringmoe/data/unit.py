@@ -197,7 +197,7 @@ class UnitAccounts:
 
     def kept(self, span: Span, unit: Unit) -> Iterator[tuple[Tile, Split]]:
         """The tiles of a span that are kept; the others are counted."""
-        group = _group_of(span.scene)
+        group = group_of(span.scene)
         for candidate in iter_tiles(span.scene, unit.config.tiling, unit.config.quality, rows=span.rows):
             is_duplicate = (span.number, candidate.row, candidate.col) in self._duplicates
             if candidate.tile is not None and candidate.split is not None and not is_duplicate:
@@ -211,7 +211,7 @@ class UnitAccounts:
 
     def take(self, tile: Tile, split: Split) -> int:
         """Counts a tile in its group; only tiles that train enter the statistics. Returns the group's number."""
-        group = _group_of(tile.record)
+        group = group_of(tile.record)
         if group not in self.statistics:
             self.statistics[group] = empty_statistics(group, tile.record.modality)
             self.tiles[group] = Counter()
@@ -245,7 +245,8 @@ def _with_power(tile: Tile) -> Pixels:
     return np.concatenate((pixels_CHW, power_1HW))
 
 
-def _group_of(record: TileRecord | Scene) -> Group:
+def group_of(record: TileRecord | Scene) -> Group:
+    """What the tiles of a scene share; without statistics."""
     return Group(
         sensor=record.sensor,
         units=record.units,

@@ -14,11 +14,13 @@ from ringmoe.data.codec import Codec
 from ringmoe.data.consistency import faults_of_groups, faults_of_shards, side_fault
 from ringmoe.data.entries import GroupEntry, SceneEntry, SplitEntry
 from ringmoe.data.inputs import InputStatistics
-from ringmoe.data.layout import MANIFEST, Split, index_name, shard_name, statistics_name
+from ringmoe.data.layout import MANIFEST, Split, footprints_name, index_name, shard_name, statistics_name
 from ringmoe.data.manifest import Index, Manifest
 from ringmoe.data.storage import REPAIR, FileEntry, LocalFolder, Location, RemoteConfig, folder_at
 from ringmoe.errors import ShardError
 from ringmoe.modality import ModalitySpec
+from ringmoe.raster.scene import Pixels
+from ringmoe.raster.statistics import Statistics
 
 PLACES = "places"
 """Folder of the shards, where single tiles have one for each modality."""
@@ -80,6 +82,18 @@ class PlaceEntry:
         """Tiles in its samples."""
         return self.kept * len(self.members) - sum(self.left_out.values())
 
+    @property
+    def kind(self) -> str:
+        """Its members in words, those of a time series together: "3 x ms"."""
+        counts = Counter(undated(member.name) for member in self.members)
+        names = ", ".join(name if num == 1 else f"{num} x {name}" for name, num in counts.items())
+        return names or "none (quarantined)"
+
+
+def undated(words: str) -> str:
+    """The name of a member, or what is told of one, without the date that tells it from others of its modality."""
+    return words.partition(".")[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceModality:
@@ -106,6 +120,7 @@ class GroupedEntry:
         places: All places; the index counts through them.
         modalities: What there is of each modality.
         splits: Shards and index of each split that has samples.
+        footprints: File with the corners of each place.
         statistics: File with the mergeable state of the groups' statistics, modality by modality.
     """
 
@@ -114,6 +129,7 @@ class GroupedEntry:
     places: tuple[PlaceEntry, ...]
     modalities: dict[str, PlaceModality]
     splits: dict[Split, SplitEntry]
+    footprints: FileEntry
     statistics: FileEntry
 
 
@@ -141,12 +157,31 @@ class PlaceManifest(Manifest):
     def all_files(self) -> list[FileEntry]:
         """Every file that the manifest speaks of."""
         entries = self.grouped.splits.values()
-        return [self.grouped.statistics] + [file for entry in entries for file in (*entry.shards, entry.index)]
+        beside = [self.grouped.footprints, self.grouped.statistics]
+        return beside + [file for entry in entries for file in (*entry.shards, entry.index)]
 
     def inputs(self, modality: str) -> InputStatistics:
         """The input contract of a modality: the same as that of single tiles."""
         entry = self.grouped.modalities[modality]
         return InputStatistics(spec=entry.spec, groups=tuple(found.group for found in entry.groups))
+
+    def load_statistics(self, modality: str) -> list[Statistics]:
+        """The whole state of the statistics of each group of a modality.
+
+        Raises:
+            ShardError: The file is missing or damaged.
+        """
+        num_groups = len(self.grouped.modalities[modality].groups)
+        return self._load_states(self.grouped.statistics, num_groups, modality)
+
+    def load_footprints_of_places(self) -> Pixels:
+        """Longitude and latitude of the corners of each place: (P, 4, 2), degrees; NaN where they are not known.
+
+        Raises:
+            ShardError: The file is missing or damaged, or does not fit the manifest.
+        """
+        shape = (len(self.grouped.places), 4, 2)
+        return self._load_array(self.grouped.footprints, shape, shape)
 
     def open_rows(self, split: Split) -> Index:
         """The index of the samples, memory-mapped: one row of ``PLACE_INDEX_DTYPE`` each.
@@ -198,7 +233,7 @@ class PlaceManifest(Manifest):
                 tiles.update(found.tiles)
         if tiles.total() != (stored := sum(place.num_tiles for place in entry.places)):
             yield f"its groups count {tiles.total()} tiles, and its places {stored}"
-        expected = [statistics_name(PLACES)]
+        expected = [footprints_name(PLACES), statistics_name(PLACES)]
         for key, split in entry.splits.items():
             expected += [shard_name(PLACES, key, number) for number in range(len(split.shards))]
             expected.append(index_name(PLACES, key))

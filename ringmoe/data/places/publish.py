@@ -25,7 +25,7 @@ from ringmoe.data.places.manifest import (
 )
 from ringmoe.data.places.plan import PlacePlan
 from ringmoe.data.places.unit import PlaceUnit, place_of_account
-from ringmoe.data.publish import merge_groups, publish, publish_split
+from ringmoe.data.publish import merge_groups, publish, publish_footprints, publish_split
 from ringmoe.data.storage import LocalFolder
 from ringmoe.data.unit import UnitResult
 
@@ -61,21 +61,23 @@ def publish_places(
     modalities = {
         key: PlaceModality(
             spec=registry.get(key),
-            scenes=scenes,
+            scenes=entries,
             groups=tuple(
                 GroupEntry(group=replace(group, channels=statistics.summary()), tiles=dict(tiles))
                 for (modality, group), (tiles, statistics) in merged.items()
                 if modality == key
             ),
         )
-        for key, scenes in plan.scenes.items()
+        for key, entries in plan.scenes.items()
     }
+    scenes = {number: [member.scene for member in place.members] for number, place in enumerate(plan.places)}
     grouped = GroupedEntry(
         tile=plan.config.tiling.tile,
         codec=plan.config.codec,
         places=_places(plan, results[PLACES], quarantined, kept),
         modalities=modalities,
         splits={split: entry for split, entry in splits.items() if entry is not None},
+        footprints=publish_footprints(PLACES, scenes, len(plan.places), work, root),
         statistics=write_file(root, statistics_name(PLACES), json.dumps(states).encode(), workshop=work),
     )
     manifest = PlaceManifest(

@@ -2,11 +2,12 @@
 
 import io
 import json
+import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from ringmoe.data.codec import SUFFIX, decode
 from ringmoe.data.files import REMEDY
 from ringmoe.data.inputs import InputStatistics
 from ringmoe.data.layout import Split, member_key
-from ringmoe.data.places.manifest import MemberEntry, PlaceManifest
+from ringmoe.data.places.manifest import MemberEntry, PlaceEntry, PlaceManifest
 from ringmoe.data.places.unit import checksum_of
+from ringmoe.data.storage import RENEWALS, Shards
 from ringmoe.data.writer import npy_header
 from ringmoe.errors import ConfigError, ShardError
+
+_AT_ONCE = 16  # samples that are asked for together where all are read
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,30 @@ class PlaceSample:
         return sorted(found, key=lambda tile: tile.record.acquired or "")
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Where a sample lies and what it is, by manifest and index."""
+
+    shard: int
+    offset: int
+    length: int
+    xxh3: int
+    place: PlaceEntry
+    row: int
+    col: int
+    key: str
+    name: str
+
+
 class PlaceReader:
-    """The samples of one split, by number; a map-style data set for torch.
+    """The samples of one split, by number; a map-style data set for torch. They lie here or at a URL.
 
     Attributes:
         statistics: The input contract of each modality, as that of single tiles.
     """
 
     def __init__(self, manifest: PlaceManifest, split: Split, *, verify: bool = True) -> None:
-        """Opens the index and looks at every shard's size.
+        """Opens the index and looks, where that is quick, at every shard's size.
 
         Args:
             manifest: A folder of grouped shards.
@@ -68,10 +87,15 @@ class PlaceReader:
         self._shards = manifest.grouped.splits[split].shards
         manifest.check_sizes(self._shards)
         self.statistics: dict[str, InputStatistics] = {key: manifest.inputs(key) for key in manifest.grouped.modalities}
-        self._root = manifest.root
+        self._folder = manifest.folder
         self._grouped = manifest.grouped
         self._ends = np.cumsum([shard.samples for shard in self._shards])
         self._verify = verify
+        self._opened: tuple[int, Shards] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker process gets of it: files and connections are each process's own."""
+        return vars(self) | {"_opened": None}
 
     def __len__(self) -> int:
         """How many samples there are."""
@@ -79,7 +103,8 @@ class PlaceReader:
 
     def __iter__(self) -> Iterator[PlaceSample]:
         """All samples in the order of the shards."""
-        return (self[number] for number in range(len(self)))
+        for first in range(0, len(self), _AT_ONCE):
+            yield from self.__getitems__(range(first, min(first + _AT_ONCE, len(self))))
 
     def __getitem__(self, number: int) -> PlaceSample:
         """Reads one sample.
@@ -88,29 +113,80 @@ class PlaceReader:
             IndexError: There is no such sample.
             ShardError: It cannot be read, or its bytes are not those that were written.
         """
-        number = range(len(self))[number]
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[PlaceSample]:
+        """Reads several samples, from a URL all at the same time. By this name torch's data loader asks for a batch.
+
+        Raises:
+            IndexError: There is no such sample.
+            ShardError: One cannot be read, or its bytes are not those that were written.
+        """
+        wanted = [self._find(range(len(self))[number]) for number in numbers]
+        stored = [memoryview(bytearray(each.length)) for each in wanted]
+        places = [each.shard for each in wanted], [each.offset for each in wanted]
+        for _ in self._open().fill(*places, stored, [each.name for each in wanted]):
+            pass
+        return [self._sample(each, content) for each, content in zip(wanted, stored, strict=True)]
+
+    def _open(self) -> Shards:
+        """The shards, opened by this process: connections do not outlive a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), copy(self._folder).open(self._shards)
+        return self._opened[1]
+
+    def _find(self, number: int) -> _Stored:
+        """Where a sample lies.
+
+        Raises:
+            ShardError: The index says what cannot be.
+        """
         row = self._rows[number]
-        shard = self._shards[int(np.searchsorted(self._ends, number, side="right"))]
-        path, places = self._root / shard.name, self._grouped.places
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        size, places = self._shards[shard].bytes, self._grouped.places
+        path = self._folder.where(self._shards[shard].name)
         begin, end = int(row["offset"]), int(row["offset"]) + int(row["length"])
-        if row["place"] >= len(places) or end > shard.bytes:
+        if row["place"] >= len(places) or end > size:
             raise ShardError(
                 f"{path}: the index has sample {number} of place {row['place']} at bytes {begin:,} to {end:,}, but "
-                f"there are {len(places)} places, and the shard has {shard.bytes:,} bytes. {REMEDY}"
+                f"there are {len(places)} places, and the shard has {size:,} bytes. {REMEDY}"
             )
         place = places[row["place"]]
-        key = member_key(place.slug, row["row"], row["col"])
-        name = f"{path}:{key}"
-        contents = _contents(path, begin, end - begin, key, name)
-        if "json" not in contents or (self._verify and checksum_of(contents) != row["xxh3"]):
-            raise ShardError(f"{name}: its content is not what was written (wrong checksum). {REMEDY}")
-        records = _records(bytes(contents["json"]), (place.name, int(row["row"]), int(row["col"])), f"{name}.json")
-        members = {member.name: member for member in place.members}
+        at = int(row["row"]), int(row["col"])
+        key = member_key(place.slug, *at)
+        return _Stored(shard, begin, end - begin, int(row["xxh3"]), place, *at, key, f"{path}:{key}")
+
+    def _sample(self, of: _Stored, stored: memoryview) -> PlaceSample:
+        """A sample from its bytes.
+
+        Raises:
+            ShardError: They are not those that were written.
+        """
+        contents = self._whole_contents(of, stored)
+        records = _records(bytes(contents["json"]), (of.place.name, of.row, of.col), f"{of.name}.json")
+        members = {member.name: member for member in of.place.members}
         tiles = {
-            member: Tile(self._pixels(contents, member, members.get(member), record, name), record)
+            member: Tile(self._pixels(contents, member, members.get(member), record, of.name), record)
             for member, record in records.items()
         }
-        return PlaceSample(key, place.name, int(row["row"]), int(row["col"]), tiles)
+        return PlaceSample(of.key, of.place.name, of.row, of.col, tiles)
+
+    def _whole_contents(self, of: _Stored, stored: memoryview) -> dict[str, memoryview]:
+        """The members of a sample; bytes that are not those that were written are read again as often as may help.
+
+        Raises:
+            ShardError: They stay wrong.
+        """
+        for turn in range(RENEWALS + 1):
+            try:
+                contents = _contents(stored, of.key, of.name)
+                if "json" not in contents or (self._verify and checksum_of(contents) != of.xxh3):
+                    raise ShardError(f"{of.name}: its content is not what was written (wrong checksum). {REMEDY}")
+                break
+            except ShardError:
+                if turn == RENEWALS or not self._open().renew(of.shard, of.offset, stored, of.name):
+                    raise
+        return contents
 
     def _pixels(
         self,
@@ -176,20 +252,15 @@ def _records(text: bytes, expected: tuple[str, int, int], where: str) -> dict[st
     return records
 
 
-def _contents(path: Path, offset: int, length: int, key: str, name: str) -> dict[str, memoryview]:
+def _contents(sample: memoryview, key: str, name: str) -> dict[str, memoryview]:
     """The members of a sample in their order; names lose the key.
 
     Raises:
-        ShardError: They cannot be read.
+        ShardError: It is no part of a tar.
     """
     try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            sample = file.read(length)
         with tarfile.open(fileobj=io.BytesIO(sample), mode="r:") as tar:
             members = [(found.name.removeprefix(f"{key}."), found.offset_data, found.size) for found in tar]
-        return {member: memoryview(sample)[start : start + size] for member, start, size in members}
-    except OSError as error:
-        raise ShardError(f"{name} cannot be read: {error.strerror or error}. {REMEDY}") from error
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise ShardError(f"{name} is not where the index says ({error}). {REMEDY}") from error
+    return {member: sample[start : start + size] for member, start, size in members}

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 from ringmoe.data.remote.cache import Cache
 from ringmoe.data.remote.counts import BYTES, RENEWED, REPEATED, REQUESTS, Counts
 from ringmoe.data.remote.transport import ANOTHER_SIZE, PermanentError, TransientError, connect
-from ringmoe.data.storage import MOST_WAIT, FileEntry, RemoteConfig
+from ringmoe.data.storage import MOST_WAIT, FileEntry, RemoteConfig, remote_folder
 from ringmoe.errors import ShardError
 
 T = TypeVar("T", bytes, bytes | bytearray)
@@ -78,6 +78,10 @@ class RemoteFolder:
         self._lock = Lock()
         self._small: dict[str, bytes] = {}
         self._copies: dict[str, BinaryIO] = {}
+
+    def __reduce__(self) -> tuple[Callable[[str, RemoteConfig], "RemoteFolder"], tuple[str, RemoteConfig]]:
+        """A copy, and what another process gets of it, is what its URL has there, with connections of its own."""
+        return remote_folder, (self._url, self._config)
 
     def __str__(self) -> str:
         return self._url

@@ -15,6 +15,7 @@ from ringmoe.data.layout import SPLITS, Split
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.read import TileReader
 from ringmoe.errors import ShardError
+from ringmoe.modality import ModalitySpec
 from ringmoe.raster.picture import DARKEST_DB, displayed_names, is_microwave, picture
 from ringmoe.raster.scene import Pixels
 
@@ -56,8 +57,14 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A tile's picture before it is stretched."""
+class Shown:
+    """A tile's picture before it is stretched.
+
+    Attributes:
+        group: What its numbers are.
+        numbers_Dhw: Channels that are shown.
+        caption: Where it was cut from.
+    """
 
     group: Group
     numbers_Dhw: Pixels
@@ -76,7 +83,7 @@ def draw(manifest: Manifest, key: str) -> tuple[str, list[Sheet], list[Sheet]]:
         ShardError: The pictures of dropped tiles are missing or damaged.
     """
     entry = manifest.modalities[key]
-    kept: dict[Split, list[_Shown]] = {}
+    kept: dict[Split, list[Shown]] = {}
     faults: dict[Split, str] = {}
     for split in SPLITS:
         if split in entry.splits:
@@ -85,8 +92,7 @@ def draw(manifest: Manifest, key: str) -> tuple[str, list[Sheet], list[Sheet]]:
             except ShardError as error:
                 kept[split], faults[split] = [], str(error)
     dropped = _dropped(manifest, key)
-    darkest = DARKEST_DB if is_microwave(entry.spec) else -np.inf
-    stretch = _Stretch([*kept.values()], [*dropped.values()], darkest=darkest)
+    stretch = Stretch(entry.spec, [*kept.values()], [*dropped.values()])
     sheets = [
         Sheet(
             title=split,
@@ -100,11 +106,16 @@ def draw(manifest: Manifest, key: str) -> tuple[str, list[Sheet], list[Sheet]]:
         Sheet(title=reason, total=total, thumbs=tuple(stretch.thumb(tile) for tile in dropped.get(reason, [])))
         for reason, total in entry.dropped.items()
     ]
-    names = displayed_names(entry.spec)
+    return colours_of(entry.spec), sheets, others
+
+
+def colours_of(spec: ModalitySpec) -> str:
+    """How the colours of a modality's pictures are to be read."""
+    names = displayed_names(spec)
     colours = names[0] if len(names) == 1 else f"red {names[0]}, green {names[1]}, blue {names[2]}"
-    if len(names) > 1 and is_microwave(entry.spec):
+    if len(names) > 1 and is_microwave(spec):
         colours += " (grey: power, where polarisations are missing)"
-    return f"{colours}{', in decibels' if is_microwave(entry.spec) else ''}", sheets, others
+    return f"{colours}{', in decibels' if is_microwave(spec) else ''}"
 
 
 def spread(scenes_N: Pixels, num_scenes: int, num: int) -> list[int]:
@@ -127,7 +138,7 @@ def spread(scenes_N: Pixels, num_scenes: int, num: int) -> list[int]:
     return chosen
 
 
-def _kept(manifest: Manifest, key: str, split: Split) -> list[_Shown]:
+def _kept(manifest: Manifest, key: str, split: Split) -> list[Shown]:
     """A few tiles of a split."""
     entry = manifest.modalities[key]
     index = manifest.open_index(key, split)
@@ -135,32 +146,34 @@ def _kept(manifest: Manifest, key: str, split: Split) -> list[_Shown]:
     reader = TileReader([manifest], key, split)
     blocks, names = reader.read(np.array(positions, dtype=np.int64))
     reader.close()
-    shown: dict[int, _Shown] = {}
+    shown: dict[int, Shown] = {}
     for block in blocks:
         for place, pixels_CHW, number in zip(block.places_B.tolist(), block.pixels_BCHW, block.groups_B, strict=True):
             group = reader.statistics.groups[int(number)]
             nodata = None if group.nodata is None else float(group.nodata)
             numbers_Dhw = picture(pixels_CHW, entry.spec, units=group.units, nodata=nodata, absent=group.absent)
-            shown[place] = _Shown(group, numbers_Dhw, f"{names[place]}\n{group.sensor}")
+            shown[place] = Shown(group, numbers_Dhw, f"{names[place]}\n{group.sensor}")
     return [shown[place] for place in sorted(shown)]
 
 
-def _dropped(manifest: Manifest, key: str) -> dict[str, list[_Shown]]:
+def _dropped(manifest: Manifest, key: str) -> dict[str, list[Shown]]:
     """The few dropped tiles of each reason whose pictures were kept."""
     entry = manifest.modalities[key]
-    found: dict[str, list[_Shown]] = {}
+    found: dict[str, list[Shown]] = {}
     for tile, numbers_Dhw in zip(entry.examples.tiles, manifest.load_pictures(key), strict=True):
         where = f"{entry.scenes[tile.scene].name}, row {tile.row}, column {tile.col}"
-        found.setdefault(tile.reason, []).append(_Shown(tile.group, numbers_Dhw, f"{where}\n{tile.group.sensor}"))
+        found.setdefault(tile.reason, []).append(Shown(tile.group, numbers_Dhw, f"{where}\n{tile.group.sensor}"))
     return found
 
 
-class _Stretch:
+class Stretch:
     """From numbers to colours, one rule for each group."""
 
     def __init__(
-        self, kept: Sequence[Sequence[_Shown]], dropped: Sequence[Sequence[_Shown]], *, darkest: float
+        self, spec: ModalitySpec, kept: Sequence[Sequence[Shown]], dropped: Sequence[Sequence[Shown]] = ()
     ) -> None:
+        """Looks at the tiles that are shown of a modality, sheet by sheet."""
+        darkest = DARKEST_DB if is_microwave(spec) else -np.inf
         self._limits: dict[tuple[object, ...], Pixels] = {}
         for sheets in (kept, dropped):  # what is dropped counts only in groups of which nothing kept is shown
             of_group: dict[tuple[object, ...], list[Pixels]] = {}
@@ -169,7 +182,7 @@ class _Stretch:
             for identity, pictures in of_group.items():
                 self._limits.setdefault(identity, _limits(pictures, darkest))
 
-    def thumb(self, tile: _Shown) -> Thumb:
+    def thumb(self, tile: Shown) -> Thumb:
         """The picture of a tile; clear where there is no data."""
         low_D11, high_D11 = self._limits[tile.group.identity]
         missing_hw = np.isnan(tile.numbers_Dhw).any(axis=0)

@@ -404,7 +404,7 @@ def test_plan_build_list_and_verify(folder, tmp_path, capsys):
     assert "pixels are coded without loss, pco" in text
     assert "windows dropped: 4 black_border of opt" in text
     assert f"  black_border: {REASONS['black_border']}\n" in text
-    assert "all 3 files are as they were written, and all 32 samples are what" in run("shards verify", tmp_path / "out")
+    assert "all 4 files are as they were written, and all 32 samples are what" in run("shards verify", tmp_path / "out")
 
 
 def test_real_pairs(real_data, tmp_path):

@@ -18,9 +18,8 @@ from PIL import Image
 from ringmoe import modality as registry
 from ringmoe.cli.console import guarded
 from ringmoe.cli.inspect import ShardsInspect, run
-from ringmoe.cli.main import VERBS
 from ringmoe.data.manifest import Manifest
-from ringmoe.errors import ConfigError, ShardError
+from ringmoe.errors import ShardError
 from ringmoe.raster.quality import REASONS
 from ringmoe.raster.statistics import Statistics
 from ringmoe.raster.write import write_geotiff
@@ -197,8 +196,6 @@ def test_the_command_writes_the_page_whole_or_says_why_not(root, tmp_path, capsy
     assert "open it in a browser" in capsys.readouterr().out
     with pytest.raises(ShardError, match=r"cannot be written: .*Choose another place: --page"):
         run(ShardsInspect(folder=root, page=tmp_path / "nowhere" / "page.html"))
-    with pytest.raises(ConfigError, match=r"https://host/mine: .* only in a folder on this machine; copy it here"):
-        VERBS["shards inspect"].run("shards inspect", ["https://host/mine"])
     assert guarded(lambda: run(ShardsInspect(folder=tmp_path))) == 2
     assert "no manifest.json" in capsys.readouterr().err
 
