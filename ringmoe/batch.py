@@ -118,6 +118,20 @@ class Tile:
     record: TileRecord
 
 
+class BadTile(NamedTuple):
+    """A tile that could not be read where its turn had come.
+
+    Attributes:
+        modality: Key of its modality.
+        name: Shard and member.
+        reason: What is wrong with it.
+    """
+
+    modality: str
+    name: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class ModalityImages:
     """The images of one modality in a micro-batch, as the encoder sees them before masking.
@@ -127,12 +141,14 @@ class ModalityImages:
         present_BC: (B, C) bool, False where the scene declared the channel absent.
         keys_B: (B,) int64, one random key for each image and epoch (see ``ringmoe.counter``): masks and gate noise.
         sample_ids: Name of each image: shard and member. May be made up only when one is asked for.
+        bad: Tiles that could not be read. In training others were read in their place, elsewhere they are left out.
     """
 
     pixels_BCHW: Tensor
     present_BC: Tensor
     keys_B: Tensor
     sample_ids: Sequence[str]
+    bad: tuple[BadTile, ...] = ()
 
     def to(self, device: torch.device) -> "ModalityImages":
         """The same images on another device."""

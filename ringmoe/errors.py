@@ -21,6 +21,10 @@ class ShardError(RingMoEError):
     """A shard, manifest or index is missing, damaged or does not fit the run."""
 
 
+class TileError(ShardError):
+    """A tile is not there as it was written; the others of its folder may well be."""
+
+
 class CheckpointError(RingMoEError):
     """A checkpoint is missing, incomplete, damaged or does not fit the run."""
 

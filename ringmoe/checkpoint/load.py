@@ -54,7 +54,7 @@ def load_latest(
     def saved(name: str) -> Mapping[str, Tensor]:
         return {"weight": reader.tensor(name), **{kind: reader.tensor(f"{name}.{kind}") for kind in MOMENTS}}
 
-    engine.load_state(saved, state.step)
+    engine.load_state(saved, state.step if state.updates is None else state.updates)
     return state
 
 

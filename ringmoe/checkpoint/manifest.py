@@ -17,6 +17,7 @@ from ringmoe.errors import CheckpointError, ConfigError
 
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
+_MOST_BYTES = 256 << 20  # of a JSON file: tens of thousands of tensors take ten million
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         reason = (
             "its writing was interrupted, or it is not a checkpoint" if folder.is_dir() else "there is no such folder"
@@ -112,10 +113,34 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def read_text(path: Path) -> str:
+    """A JSON file of a checkpoint, which came from wherever.
+
+    Raises:
+        OSError: It cannot be read, or is no file of a size that such a file may have.
+        UnicodeDecodeError: It is not text.
+    """
+    if path.exists() and not (path.is_file() and path.stat().st_size <= _MOST_BYTES):
+        raise OSError(f"it is no regular file of at most {_MOST_BYTES >> 20} MiB")
+    return path.read_text(encoding="utf-8")
+
+
+def parse(text: str) -> Any:
+    """The values of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, or such as would take all memory or the whole stack.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values nest too deeply") from error
+
+
 def _checked_values(path: Path, text: str) -> dict[str, Any]:
     """The manifest's values, once format and checksum are right."""
     try:
-        values = json.loads(text)
+        values = parse(text)
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(values, dict):

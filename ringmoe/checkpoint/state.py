@@ -20,7 +20,8 @@ class TrainerState:
     """Where a run stands. There is no random state: every draw is a function of seed, step and sample.
 
     Attributes:
-        step: Optimiser steps taken.
+        step: Steps done.
+        updates: Those of them that changed the weights; None for all. Others were left out for their numbers.
         seed: The run's seed.
         data_fingerprint: Tells the shards apart from others; a resumed run must see the same samples.
         data: Position in the data.
@@ -34,6 +35,7 @@ class TrainerState:
     data: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    updates: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Contents of ``trainer.json``."""

@@ -26,7 +26,9 @@ from ringmoe.checkpoint.manifest import (
     Manifest,
     Table,
     TensorEntry,
+    parse,
     read_manifest,
+    read_text,
     write_manifest,
 )
 from ringmoe.errors import CheckpointError
@@ -226,6 +228,11 @@ class CheckpointReader:
         """Global names of all weights."""
         return tuple(name for name, entry in self.manifest.tensors.items() if entry.file.startswith("weights-"))
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all files of weights."""
+        return sum(entry.bytes for file, entry in self.manifest.files.items() if file.startswith("weights-"))
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """``config.json``: format, family, model and inputs."""
@@ -245,7 +252,12 @@ class CheckpointReader:
         if file not in self.manifest.files:
             raise CheckpointError(f"{self.path} has no {file}")
         self.verify((file,))
-        values: dict[str, Any] = json.loads((self.path / file).read_text(encoding="utf-8"))
+        try:
+            values = parse(read_text(self.path / file))
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path, [f"{file} cannot be read: {error}"]) from error
+        if not isinstance(values, dict):
+            raise _damaged(self.path, [f"{file} holds a {type(values).__name__}"])
         return values
 
     def tensor(self, name: str) -> Tensor:

@@ -19,7 +19,7 @@ from ringmoe.data.layout import Split
 from ringmoe.data.loader import DataConfig, Loader
 from ringmoe.data.storage import Location, RemoteConfig
 from ringmoe.errors import ConfigError
-from ringmoe.models import build_model, config_from
+from ringmoe.models import build_model, check_stored, config_from
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.train.contract import check_inputs
 from ringmoe.train.evaluate import HeldOut, evaluate
@@ -57,7 +57,7 @@ def run(config: EvaluateConfig) -> None:
     reader = open_checkpoint(config.checkpoint)
     model = _load(reader)
     loader = whole_tiles_loader(
-        DataConfig(shards=config.shards, remote=config.remote), model.config, split=config.split
+        DataConfig(shards=config.shards, remote=config.remote, bad_tiles=0), model.config, split=config.split
     )
     with closing(loader):
         _check(reader, loader, config.shards)
@@ -72,7 +72,9 @@ def run(config: EvaluateConfig) -> None:
 
 
 def _load(reader: CheckpointReader) -> RingMoE:
-    model = build_model(config_from(reader.config, where=str(reader.path / "config.json")))
+    config = config_from(reader.config, where=str(reader.path / "config.json"))
+    check_stored(config, reader.weight_bytes, str(reader.path))
+    model = build_model(config)
     if not isinstance(model, RingMoE) or not model.decoders:
         raise ConfigError(f"{reader.path} has no decoders: it was made for use, and cannot reconstruct")
     load_weights(model, reader)

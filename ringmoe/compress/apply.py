@@ -18,7 +18,7 @@ from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.compress import ka, kc, ks
 from ringmoe.compress.plan import BlockPlan, CompressionPlan
 from ringmoe.errors import CheckpointError, ConfigError
-from ringmoe.models import build_model, config_from
+from ringmoe.models import build_model, check_stored, config_from
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.naming import canonical_entries
 
@@ -57,6 +57,7 @@ def source_config(reader: CheckpointReader) -> RingMoEConfig:
     config = config_from(reader.config, where=str(reader.path / "config.json"))
     if not isinstance(config, RingMoEConfig):
         raise ConfigError(f"{reader.path} is a {reader.config['family']!r} model: it has no experts of this kind")
+    check_stored(config, reader.weight_bytes, str(reader.path))
     return config
 
 

@@ -51,7 +51,7 @@ def calibrate(
         raise CheckpointError(f"{reader.path} lacks {len(missing)} of its tensors, the first is {missing[0]}")
     keys = config.modalities
     micro_batch = min(_TILES_AT_ONCE, num_tiles) * len(keys)
-    data = DataConfig(shards=tuple(shards), remote=remote or RemoteConfig(), micro_batch=micro_batch)
+    data = DataConfig(shards=tuple(shards), remote=remote or RemoteConfig(), micro_batch=micro_batch, bad_tiles=0)
     loader = Loader(data, modalities=keys, image_size=config.image_size, seed=0, augment=False)
     try:
         folders = ", ".join(map(str, shards))

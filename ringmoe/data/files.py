@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import repeat
 
-from ringmoe.errors import ShardError
+from ringmoe.errors import TileError
 
 _MOST_OPEN = 128
 _RUN = 1 << 18  # bytes
@@ -37,7 +37,7 @@ class OpenFiles:
             names: What each is called in messages.
 
         Raises:
-            ShardError: One cannot be read in full.
+            TileError: One cannot be read in full.
         """
         descriptors = self._open(files)
         at, sizes = list(map(descriptors.__getitem__, files)), list(map(len, targets))
@@ -89,7 +89,7 @@ def _read_fully(descriptor: int, target: memoryview, offset: int, name: str) -> 
         try:
             num_read = os.preadv(descriptor, (target[done:],), offset + done)
         except (OSError, OverflowError) as error:
-            raise ShardError(f"{name} cannot be read at byte {offset:,}: {error}. {REMEDY}") from error
+            raise TileError(f"{name} cannot be read at byte {offset:,}: {error}. {REMEDY}") from error
         if num_read == 0:
-            raise ShardError(f"{name} has {len(target)} bytes, of which {done} could be read. {REMEDY}")
+            raise TileError(f"{name} has {len(target)} bytes, of which {done} could be read. {REMEDY}")
         done += num_read

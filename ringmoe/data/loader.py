@@ -6,7 +6,7 @@ step at which it stopped.
 """
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,7 +25,8 @@ from ringmoe.data.order import BLOCK, MixedOrder, SampleOrder, even_share, micro
 from ringmoe.data.prefetch import Prefetch
 from ringmoe.data.read import TileReader
 from ringmoe.data.storage import Folder, Location, RemoteConfig
-from ringmoe.errors import ConfigError, ShardError
+from ringmoe.data.substitute import find_bad, substituted
+from ringmoe.errors import ConfigError, ShardError, TileError
 
 # B images of one modality, C channels, S side of an image
 
@@ -46,6 +47,8 @@ class DataConfig(MixtureConfig):
             See docs/data_order.md for what each size is worth.
         prefetch: Steps that are made ahead.
         verify: Whether the checksum of every tile is compared while it is read.
+        bad_tiles: Share of a modality's tiles that may turn out not to be what was written: each is named, counted and
+            replaced by another one of its folder. More than that stop the run; 0 stops it at the first.
     """
 
     shards: tuple[Location, ...] = ()
@@ -56,6 +59,7 @@ class DataConfig(MixtureConfig):
     shuffle_window: int = 64
     prefetch: int = 2
     verify: bool = True
+    bad_tiles: float = 0.01
 
     def __post_init__(self) -> None:
         """Checks the ranges.
@@ -67,6 +71,8 @@ class DataConfig(MixtureConfig):
         for name in ("micro_batch", "shuffle_window", "prefetch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"data.{name} must be at least 1; it is {getattr(self, name)}")
+        if not 0 <= self.bad_tiles < 1:
+            raise ConfigError(f"data.bad_tiles is a share of all tiles, 0 or more and below 1; it is {self.bad_tiles}")
 
 
 class Share(NamedTuple):
@@ -179,7 +185,7 @@ class Loader:
                 world=self._world,
                 accumulation=self._accumulation,
             )
-            images[key] = self._images(key, *self._locate(key, positions_B))
+            images[key] = self._substituted(key, *self._locate(key, positions_B))
         return Batch(images)
 
     def iterate(self, start_step: int = 0) -> Generator[list[Batch], None, None]:
@@ -192,6 +198,7 @@ class Loader:
         """Samples of the split, each once, modality after modality; the ranks share them.
 
         A batch holds images of one modality. Every rank gets the same number of batches (see ``order.even_share``).
+        Tiles that are not what was written are left out, see ``ModalityImages.bad``.
 
         Args:
             batch_size: Most images in a batch.
@@ -201,7 +208,11 @@ class Loader:
             num_samples = reader.num_samples if at_most is None else min(reader.num_samples, at_most)
             for share in even_share(num_samples, batch_size=batch_size, rank=self._rank, world=self._world):
                 samples_B = torch.arange(share.start, share.stop) * reader.num_samples // num_samples
-                yield Batch({key: self._images(key, torch.zeros_like(samples_B), samples_B)})
+                yield Batch({key: self._without_bad(key, samples_B)})
+
+    def num_met(self, step: int) -> dict[str, int]:
+        """Tiles of each modality whose turn has come before a step, each counted once."""
+        return {key: self._orders[key].num_met(step * images) for key, images in self.images_per_step.items()}
 
     def state(self, step: int) -> dict[str, Any]:
         """What a continued run must find unchanged, and where it goes on."""
@@ -266,10 +277,32 @@ class Loader:
     def _step(self, step: int) -> list[Batch]:
         return [self.batch(step, micro) for micro in range(self._accumulation)]
 
-    def _images(self, key: str, epochs_B: Tensor, samples_B: Tensor) -> ModalityImages:
+    def _substituted(self, key: str, epochs_B: Tensor, samples_B: Tensor) -> ModalityImages:
+        """Images of one modality, others in place of those that cannot be read."""
+        keys_B = self._keys(key, epochs_B, samples_B)
+        try:
+            return self._images(key, keys_B, samples_B)
+        except TileError:
+            if not self._config.bad_tiles:
+                raise
+        chosen_B, bad = substituted(self._readers[key], samples_B.numpy(), keys_B)
+        return replace(self._images(key, keys_B, torch.from_numpy(chosen_B)), bad=bad)
+
+    def _without_bad(self, key: str, samples_B: Tensor) -> ModalityImages:
+        """Images of one modality without those that cannot be read."""
+        keys_B = self._keys(key, torch.zeros_like(samples_B), samples_B)
+        try:
+            return self._images(key, keys_B, samples_B)
+        except TileError:
+            if not self._config.bad_tiles:
+                raise
+        bad = dict(find_bad(self._readers[key], samples_B.numpy()))
+        good = [place for place in range(len(samples_B)) if place not in bad]
+        return replace(self._images(key, keys_B[good], samples_B[good]), bad=tuple(bad.values()))
+
+    def _images(self, key: str, keys_B: Tensor, samples_B: Tensor) -> ModalityImages:
         """Reads, normalises and crops images of one modality."""
         reader = self._readers[key]
-        keys_B = self._keys(key, epochs_B, samples_B)
         blocks, names = reader.read(samples_B.numpy())
         shape = (len(samples_B), reader.statistics.spec.num_channels, self._image_size, self._image_size)
         pixels_BCSS = torch.empty(shape)

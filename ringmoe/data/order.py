@@ -92,6 +92,10 @@ class SampleOrder:
             samples_N[here_N] = self._locate_in_epoch(offsets_N[here_N], epoch)
         return epochs_N, samples_N
 
+    def num_met(self, positions: int) -> int:
+        """Samples that stand at the first so many positions, each counted once."""
+        return min(positions, self.num_samples)
+
     def _permuted_shards(self, epoch: int) -> tuple[Tensor, Tensor]:
         """The shards in the order of an epoch (S,), and where each ends in it (S,)."""
         draws_S = counter.mix(
@@ -161,6 +165,12 @@ class MixedOrder:
             sets_N[here_N] = sets_M = sets_P[offsets_M]
             places_N[here_N] = block * self._shares_D[sets_M] + ranks_P[offsets_M]
         return sets_N, places_N
+
+    def num_met(self, positions: int) -> int:
+        """Samples that stand at the first so many positions, each counted once."""
+        block, rest = divmod(positions, BLOCK)
+        dealt_D = block * self._shares_D + self._dealt_block(block)[0][:rest].bincount(minlength=len(self._orders))
+        return sum(order.num_met(dealt) for order, dealt in zip(self._orders, dealt_D.tolist(), strict=True))
 
     def _deal(self, block: int) -> tuple[Tensor, Tensor]:
         """Of each position of a block: its data set, and how many positions before it are of the same one."""

@@ -24,7 +24,7 @@ from ringmoe.data.layout import INDEX_DTYPE, Split, member_key
 from ringmoe.data.manifest import Index, Manifest
 from ringmoe.data.memory import ReusedMemory
 from ringmoe.data.storage import RENEWALS, Folder, open_shards
-from ringmoe.errors import ShardError
+from ringmoe.errors import ShardError, TileError
 from ringmoe.raster.statistics import Statistics
 
 # N samples asked for, B of them in one block, C channels, H x W pixels
@@ -86,13 +86,13 @@ class _Folder:
         """Row of the index, group and layout of samples of this folder.
 
         Raises:
-            ShardError: The index speaks of a group that there is not.
+            TileError: The index speaks of a group that there is not.
         """
         rows_N = self.index.take(samples_N - self.first)
         try:
             return rows_N, self.groups[rows_N["group"]], self.layouts[rows_N["group"]]
         except IndexError as error:
-            raise ShardError(f"{self.name}: the member index is damaged ({error}). {REMEDY}") from error
+            raise TileError(f"{self.name}: the member index is damaged ({error}). {REMEDY}") from error
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ class TileReader:
             The tiles in one block for each type, size and codec, and the name of each sample: folder, shard, member.
 
         Raises:
-            ShardError: A tile cannot be read, its bytes are not those that were written, or the index is damaged.
+            TileError: A tile is not what was written: its bytes are others, or the index says wrong things of it.
+            ShardError: It cannot be known, since a file cannot be opened or a server does not answer.
         """
         if len(self._folders) == 1:
             rows_N, groups_N, layouts_N = self._folders[0].look_up(samples_N)
@@ -204,6 +205,17 @@ class TileReader:
             places_B = np.flatnonzero(layouts_N == layout)
             blocks.append(TileBlock(places_B, self._read_block(layout, names[places_B]), groups_N[places_B]))
         return blocks, names
+
+    def name(self, sample: int) -> str:
+        """What a sample is called, whether it can be read or not."""
+        folder = self._folders[int(self._folder_ends.searchsorted(sample, side="right"))]
+        shards_N = self._shard_ends.searchsorted(np.array([sample]), side="right")
+        return SampleNames(self._shards, shards_N, folder.index.take([sample - folder.first]))[0]
+
+    def folder_of(self, sample: int) -> range:
+        """The samples of the folder that a sample lies in."""
+        folder = self._folders[int(self._folder_ends.searchsorted(sample, side="right"))]
+        return range(folder.first, folder.first + len(folder.index))
 
     def _look_up(self, samples_N: Integers) -> tuple[Index, Integers, Integers]:
         """Row of the index, group and layout of samples of several folders."""
@@ -262,7 +274,7 @@ class TileReader:
         beyond_B = names.rows_N["offset"] > self._shard_bytes[names.shards_N]
         if beyond_B.any():
             i = int(beyond_B.argmax())
-            raise ShardError(
+            raise TileError(
                 f"{names[i]}: the index says that it lies at byte {names.rows_N['offset'][i]}, but the shard has "
                 f"{self._shard_bytes[names.shards_N[i]]} bytes. {REMEDY}"
             )
@@ -271,12 +283,12 @@ class TileReader:
         """Reads a tile again whose checksum is wrong, as often as that may help.
 
         Raises:
-            ShardError: It stays wrong.
+            TileError: It stays wrong.
         """
         renewed = (self._files.renew(int(of.shards_N[0]), offset, target, of[0]) for _ in range(RENEWALS))
         if checksum(target) != expected and not any(done and checksum(target) == expected for done in renewed):
             folder, _ = of.shards[of.shards_N[0]]
-            raise ShardError(f"{of[0]}: {_OTHER_BYTES} (wrong checksum, read from {folder.folder}). {REMEDY}")
+            raise TileError(f"{of[0]}: {_OTHER_BYTES} (wrong checksum, read from {folder.folder}). {REMEDY}")
 
 
 def _check_lengths(lengths: Sequence[int], num_bytes: int, codec: Codec, names: Sequence[str]) -> None:
@@ -286,7 +298,7 @@ def _check_lengths(lengths: Sequence[int], num_bytes: int, codec: Codec, names: 
     if min(lengths, default=least) >= least and max(lengths, default=most) <= most:
         return
     i, length = next((i, length) for i, length in enumerate(lengths) if not least <= length <= most)
-    raise ShardError(
+    raise TileError(
         f"{names[i]}: a tile of its kind has {num_bytes} bytes; the index says that {length} are stored, {codec}. "
         f"{REMEDY}"
     )
@@ -298,7 +310,7 @@ def _decode(stored: Sequence[memoryview], codec: Codec, pixels_BCHW: Array, name
         try:
             decode(bytes(content), codec, pixels_CHW)
         except ValueError as error:
-            raise ShardError(f"{name}: {_OTHER_BYTES} ({error}). {REMEDY}") from error
+            raise TileError(f"{name}: {_OTHER_BYTES} ({error}). {REMEDY}") from error
 
 
 def merged_statistics(manifests: Sequence[Manifest], modality: str) -> InputStatistics:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ringmoe.data.files import OpenFiles
-from ringmoe.errors import ConfigError, ShardError
+from ringmoe.errors import ConfigError, ShardError, TileError
 
 if TYPE_CHECKING:
     from ringmoe.data.remote.folder import RemoteFolder
@@ -213,7 +213,8 @@ class LocalFolder:
         """A descriptor to read a file from, if it has the size that it was written with.
 
         Raises:
-            ShardError: It has not, or it cannot be opened; the message names it.
+            TileError: It has not; the message names it.
+            ShardError: It cannot be opened.
         """
         path = self.path / entry.name
         try:
@@ -223,7 +224,7 @@ class LocalFolder:
             raise ShardError(f"{path} is missing or cannot be read: {error.strerror}. {REPAIR}") from error
         if (size := os.fstat(descriptor).st_size) != entry.bytes:
             os.close(descriptor)
-            raise ShardError(f"{path} has {size:,} bytes, but was written with {entry.bytes:,}. {REPAIR}")
+            raise TileError(f"{path} has {size:,} bytes, but was written with {entry.bytes:,}. {REPAIR}")
         return descriptor
 
     def check_sizes(self, entries: Iterable[FileEntry]) -> None:

@@ -89,6 +89,16 @@ class Engine:
         return bool(self._inner.optimizer.overflow)
 
     @property
+    def can_skip(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps that weights and moments have seen, those left out not counted."""
+        return int(next(iter(self._inner.basic_optimizer.state.values()))["step"].item())
+
+    @property
     def grad_norm(self) -> Tensor:
         """Global norm of the last step's gradient over all parameters and ranks, before clipping; infinite if skipped.
 

@@ -14,8 +14,9 @@ and moments take 59 GB:
 * a norm to clip by is known when all gradients are: they are held until then, in the type of the weights. 30 GB.
 * accumulation above 1: the sum is held in fp32, as in every engine. 59 GB.
 
-A step that was begun while gradients came cannot be taken back, so none is ever skipped: a gradient that is not finite
-spoils weights and shows in ``grad_norm``, by which a run stops before anything is saved.
+Where gradients are held, a step with one that is not finite is left out: weights and moments stay, and neither host nor
+device waits to know it. A step that was begun while gradients came cannot be taken back: there such a gradient spoils
+weights and shows in ``grad_norm``, by which a run stops before anything is saved.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,6 +60,7 @@ class _Rates(NamedTuple):
     step: Tensor  # learning rate over the bias correction of the first moment
     root: Tensor  # root of the bias correction of the second
     factor: Tensor  # what gradients are multiplied by
+    sound: Tensor | None  # bool, whether the step is taken; None where it is in any case
 
 
 class _Constants(NamedTuple):
@@ -124,8 +126,11 @@ class LeanEngine:
             self._named[parameter] = [_Named(entry, next(numbers), *_zeros(entry, state_bits)) for entry in entries]
         self._keys_E = torch.tensor(keys, dtype=torch.int64, device=self._device)
         self._held: dict[nn.Parameter, Tensor] = {}
-        self._steps, self._micro_batches = 0, 0
+        self._micro_batches = 0
+        # counted on the device, which alone knows in time whether a step is taken
+        self._taken = torch.zeros((), dtype=torch.int64, device=self._device)
         self._norm = self._scalar(0.0)
+        self._sound: Tensor | None = None
         self._begin()
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._take_gradient)  # type: ignore[no-untyped-call]
@@ -153,9 +158,11 @@ class LeanEngine:
         self._norm = self._square.sqrt()
         if self._config.clip:
             self._factor = (self._config.clip / (self._norm + 1e-6)).clamp(max=1.0)
+        if not self._releases:
+            self._sound = self._norm.isfinite()
         while self._held:
             self._update(*self._held.popitem())
-        self._steps += 1
+        self._taken += 1 if self._sound is None else self._sound
 
     @property
     def is_boundary(self) -> bool:
@@ -164,8 +171,18 @@ class LeanEngine:
 
     @property
     def skipped(self) -> bool:
-        """False: no step is left out, see the module."""
-        return False
+        """Whether the last optimiser step was left out since a gradient was not finite; waits for the device."""
+        return self._sound is not None and not self._sound.item()
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether gradients are held until all are known, see the module."""
+        return not self._releases
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps that weights and moments have seen; waits for the device."""
+        return int(self._taken.item())
 
     @property
     def grad_norm(self) -> Tensor:
@@ -211,7 +228,7 @@ class LeanEngine:
         Raises:
             CheckpointError: A tensor has another shape than the model's, or a moment is missing.
         """
-        self._steps = step
+        self._taken.fill_(step)
         for of_parameter in self._named.values():
             for named in of_parameter:
                 saved = checked(getter(named.entry.name), named.entry)
@@ -230,12 +247,13 @@ class LeanEngine:
 
     def _begin(self) -> None:
         """What the updates of the coming step share."""
-        number = self._steps + 1
+        number = self._taken + 1
         beta1, beta2 = self._config.betas
-        self._step_size = self._scalar(self._lr / (1 - beta1**number))
-        self._root = self._scalar((1 - beta2**number) ** 0.5)
+        self._step_size = (self._lr / (1 - beta1 ** number.double())).float()
+        self._root = (1 - beta2 ** number.double()).sqrt().float()
         self._decays = {decay: self._scalar(self._lr * decay) for decay in set(self._decay.values())}
-        self._step_keys_E = counter.mix(self._keys_E, counter.key("rounding", self._seed, number))
+        self._step_keys_E = counter.mix(self._keys_E, number)
+        self._sound = None
         self._square, self._factor = self._scalar(0.0), self._scalar(1.0)
 
     def _scalar(self, value: float) -> Tensor:
@@ -268,7 +286,7 @@ class LeanEngine:
         """Takes the step of one parameter."""
         update = _compiled() if parameter.is_cuda else _updated
         constants = _Constants(*self._config.betas, self._config.eps)
-        rates = _Rates(self._decays[self._decay[parameter]], self._step_size, self._root, self._factor)
+        rates = _Rates(self._decays[self._decay[parameter]], self._step_size, self._root, self._factor, self._sound)
         for named in self._named[parameter]:
             # views that autograd watches: it would notice a weight that is still needed for the backward pass
             weight_N = _part(parameter.detach(), named.entry).view(-1)
@@ -320,11 +338,19 @@ def _updated(
         first_N = first_N.clamp(-most_N, most_N)
     old_N = weight_N.float()
     new_N = old_N - (rates.decay * old_N + rates.step * first_N / (root_N / rates.root + eps))
-    return (
-        to_bfloat16(new_N, random_N) if weight_N.dtype == torch.bfloat16 else new_N,
-        first_N if isinstance(first, Tensor) else encode(first_N, FIRST_MOMENT, random_N >> 16),
-        second_N if isinstance(second, Tensor) else encode(second_N, SECOND_MOMENT, random_N >> 32),
-    )
+    weights_N = to_bfloat16(new_N, random_N) if weight_N.dtype == torch.bfloat16 else new_N
+    new_first = first_N if isinstance(first, Tensor) else encode(first_N, FIRST_MOMENT, random_N >> 16)
+    new_second = second_N if isinstance(second, Tensor) else encode(second_N, SECOND_MOMENT, random_N >> 32)
+    if rates.sound is None:
+        return weights_N, new_first, new_second
+    kept_N = torch.where(rates.sound, weights_N, weight_N)
+    return kept_N, _chosen(rates.sound, new_first, first), _chosen(rates.sound, new_second, second)
+
+
+def _chosen(sound: Tensor, new: Moment, old: Moment) -> Moment:
+    """The new moment where ``sound`` is true, else the old one; nobody waits to know."""
+    parts = [torch.where(sound, one, other) for one, other in zip(_tensors(new), _tensors(old), strict=True)]
+    return parts[0] if isinstance(old, Tensor) else Encoded(*parts)
 
 
 @cache

@@ -55,6 +55,16 @@ class TrainingEngine(Protocol):
         ...
 
     @property
+    def can_skip(self) -> bool:
+        """Whether a step with a gradient that is not finite is left out: weights and moments stay as they are."""
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps that weights and moments have seen, those left out not counted; waits for the device."""
+        ...
+
+    @property
     def grad_norm(self) -> Tensor:
         """Global norm of the last step's gradient, before clipping; not finite where a gradient was not."""
         ...

@@ -20,6 +20,8 @@ from ringmoe.moe.parallel import ExpertParallel
 
 __all__ = ["FAMILIES", "PRESETS", "Family", "ModelConfig", "build_model", "config_from", "family_of", "preset"]
 
+_SMALL = 1 << 24  # parameters: what has fewer takes no memory that is worth a check
+
 
 class ModelConfig(Protocol):
     """What every family's config can tell without building anything."""
@@ -32,6 +34,11 @@ class ModelConfig(Protocol):
     @property
     def image_size(self) -> int:
         """Height and width of the input in pixels."""
+        ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stages."""
         ...
 
     def num_params(self) -> int:
@@ -146,7 +153,35 @@ def config_from(values: Mapping[str, Any], where: str = "config.json") -> ModelC
     name = values.get("family")
     if name not in FAMILIES:
         raise ConfigError(f"{where}: unknown model family {name!r}; known are {', '.join(FAMILIES)}")
-    for given in values.get("inputs", {}).values():
-        modality.register(modality.ModalitySpec.from_dict(given["spec"]))
-    config: ModelConfig = from_dict(FAMILIES[name].config, values["model"], where=f"{where}: model")
+    try:
+        specs = [dict(given["spec"]) for given in values.get("inputs", {}).values()]
+        model = values["model"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{where} lacks what a model or its inputs are ({error!r}): was it written by hand?"
+        ) from error
+    for spec in specs:
+        modality.register(modality.ModalitySpec.from_dict(spec))
+    config: ModelConfig = from_dict(FAMILIES[name].config, model, where=f"{where}: model")
     return config
+
+
+def check_stored(config: ModelConfig, num_bytes: int, where: str) -> None:
+    """Checks that weights may be a model's before the model takes memory: no weight is stored in less than a byte.
+
+    Of a small model this is not asked, so that whoever loads it can say which tensors it lacks.
+
+    Args:
+        config: What the checkpoint says of the model.
+        num_bytes: Size of its files of weights.
+        where: The checkpoint, for messages.
+
+    Raises:
+        ConfigError: The model would be larger than what is stored.
+    """
+    values = [value for given in vars(config).values() for value in (given if isinstance(given, tuple) else (given,))]
+    largest = max(value for value in values if isinstance(value, int))
+    # in this order: to count the weights of a billion experts would take the memory that is to be spared
+    most = max(num_bytes, _SMALL)
+    if largest > most or config.num_blocks > most or config.num_params() > most:
+        raise ConfigError(f"{where} describes a model that is larger than the {num_bytes:,} bytes of its weights")

@@ -30,6 +30,7 @@ from ringmoe.train.callbacks.mixture import Mixture
 from ringmoe.train.callbacks.nan_guard import NanGuard
 from ringmoe.train.callbacks.pictures import Pictures
 from ringmoe.train.callbacks.progress import ProgressLine
+from ringmoe.train.callbacks.quarantine import Quarantine
 from ringmoe.train.callbacks.remote import RemoteReading
 from ringmoe.train.callbacks.speed import Speed
 from ringmoe.train.callbacks.tensorboard import TensorBoard
@@ -110,7 +111,9 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
     images = config.images_per_step(world.size)
     yield HangWatch(_hang_after(config), config.output / "stacks")
     yield Mixture()
-    yield NanGuard()
+    yield Quarantine(config.output, config.data.bad_tiles)
+    # recomputed blocks give no gradients but to the engine
+    yield NanGuard(config.output, config.numbers.skips, backward=config.parallel.recompute != "blocks")
     yield Speed(
         images_per_step=images,
         tokens_per_step=images * config.model.map_size(0) ** 2,

@@ -16,6 +16,7 @@ from ringmoe import counter
 from ringmoe.batch import Batch
 from ringmoe.data.loader import Loader
 from ringmoe.distributed.collectives import reduce_metrics
+from ringmoe.errors import ShardError
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.models.ringmoe.objective import Reconstruction
 
@@ -30,11 +31,13 @@ class HeldOut:
         model: Mean squared error of the model on masked pixels.
         baseline: The same of predicting the tile's visible mean.
         num_tiles: Tiles that were judged.
+        num_bad: Tiles that could not be read and were left out.
     """
 
     model: float
     baseline: float
     num_tiles: int
+    num_bad: int = 0
 
     @property
     def ratio(self) -> float:
@@ -69,20 +72,32 @@ def evaluate(
 
     Returns:
         The result of each modality.
+
+    Raises:
+        ShardError: No tile of a modality can be read.
     """
-    sums = {key: torch.zeros(3, dtype=torch.float64, device=device) for key in loader.num_samples}
+    sums = {key: torch.zeros(4, dtype=torch.float64, device=device) for key in loader.num_samples}
     with evaluating(model):
         for images in loader.sequential(batch, at_most=tiles):
+            for key, part in images.images.items():
+                sums[key][3] += len(part.bad)
             for masked in _under_masks(images.to(device), masks):
                 for key, reconstruction in model.reconstruct(masked).items():
                     errors_2B = torch.stack(tile_errors(reconstruction)).double()
                     ones_1B = torch.ones_like(errors_2B[:1])
-                    sums[key] += torch.cat((errors_2B, ones_1B)).sum(1)
+                    sums[key][:3] += torch.cat((errors_2B, ones_1B)).sum(1)
     totals = reduce_metrics({key: (values, "sum") for key, values in sums.items()})
     results = {}
     for key, total in totals.items():
-        model_sum, baseline_sum, count = total.tolist()
-        results[key] = HeldOut(model=model_sum / count, baseline=baseline_sum / count, num_tiles=round(count / masks))
+        model_sum, baseline_sum, count, num_bad = total.tolist()
+        if not count:
+            raise ShardError(f"none of the {num_bad:.0f} held-out tiles of {key} can be read: `ringmoe shards verify`")
+        results[key] = HeldOut(
+            model=model_sum / count,
+            baseline=baseline_sum / count,
+            num_tiles=round(count / masks),
+            num_bad=round(num_bad),
+        )
     return results
 
 

@@ -99,6 +99,27 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NumbersConfig:
+    """What happens when numbers go wrong.
+
+    Attributes:
+        skips: Steps in a row that are left out, weights and moments untouched, for a loss or gradient that is not
+            finite; one more stops the run. 0 stops it at the first.
+    """
+
+    skips: int = 3
+
+    def __post_init__(self) -> None:
+        """Checks the range.
+
+        Raises:
+            ConfigError: It is negative.
+        """
+        if self.skips < 0:
+            raise ConfigError(f"numbers.skips is {self.skips} steps; expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """A pre-training run.
 
@@ -118,6 +139,7 @@ class RunConfig:
         parallel: Experts, engine, precision.
         every: How often something is logged, saved, evaluated and drawn.
         evaluation: How held-out tiles are judged.
+        numbers: What happens when loss or gradient go wrong.
     """
 
     output: Path = Path("runs/pretrain")
@@ -132,6 +154,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     every: Intervals = field(default_factory=Intervals)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    numbers: NumbersConfig = field(default_factory=NumbersConfig)
 
     def __post_init__(self) -> None:
         """Checks the range.

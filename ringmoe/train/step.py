@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ringmoe.batch import Batch
+from ringmoe.batch import BadTile, Batch
 from ringmoe.clock import Clock
 from ringmoe.distributed.collectives import Reduction
 from ringmoe.distributed.training_engine import TrainingEngine
@@ -22,10 +22,12 @@ class MicroBatch(NamedTuple):
     Attributes:
         loss_M: (M,) masked error of each modality on this rank.
         sample_ids: Names of its images by modality.
+        bad: Tiles that could not be read; others are in their place.
     """
 
     loss_M: Tensor
     sample_ids: Mapping[str, Sequence[str]]
+    bad: tuple[BadTile, ...] = ()
 
 
 def train_step(
@@ -50,15 +52,23 @@ def train_step(
         with clock.during("forward"):
             output: Output = engine.forward(inputs)
         with clock.during("backward"):
-            engine.backward(output.loss)
+            engine.backward(_telling(output.loss))
         with clock.during("optimiser"):
             engine.step()
         for name, value, reduction in _terms(output, tuple(batch.images)):
             metrics.record(name, value, reduction)
+        for key, images in batch.images.items():
+            metrics.record(f"substituted/{key}", torch.tensor(float(len(images.bad))), "sum")
         ids = {key: images.sample_ids for key, images in batch.images.items()}
-        seen.append(MicroBatch(output.recon_M.detach(), ids))
+        bad = tuple(tile for images in batch.images.values() for tile in images.bad)
+        seen.append(MicroBatch(output.recon_M.detach(), ids, bad))
     metrics.record("gradient_norm", engine.grad_norm, "last")
     return seen
+
+
+def _telling(loss: Tensor) -> Tensor:
+    """The loss; where it is not finite, no gradient of it is, and every engine leaves out the step on all ranks."""
+    return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
 
 def _terms(output: Output, modalities: tuple[str, ...]) -> Iterator[tuple[str, Tensor, Reduction]]:

@@ -39,6 +39,7 @@ class Trainer:
         clock: Where the time of the steps goes; the model's exchanges tell it their part.
         metrics: Values of the steps since the last flush.
         recent: What this rank's micro-batches of those steps held.
+        is_sound: Whether the last step that was flushed had finite numbers.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Trainer:
         self.clock = model.parallel.clock
         self.metrics = Metrics()
         self.recent: list[list[MicroBatch]] = []
+        self.is_sound = True
 
     @property
     def is_main(self) -> bool:
@@ -82,7 +84,7 @@ class Trainer:
         Raises:
             CheckpointError: The folder holds checkpoints that this run cannot go on from, or saving failed.
             ShardError: A tile could not be read.
-            TrainingError: Loss or gradient were no longer finite.
+            TrainingError: Loss or gradient were no longer finite, several steps in a row.
         """
         self.resume()
         if self.is_complete:
@@ -158,6 +160,7 @@ class Trainer:
         documents = {name: values for callback in self.callbacks for name, values in callback.documents().items()}
         state = TrainerState(
             step=self.step,
+            updates=self.engine.updates,
             seed=self.config.seed,
             data_fingerprint=fingerprint_of(self.loader),
             data=self.loader.state(self.step),

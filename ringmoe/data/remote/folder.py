@@ -23,7 +23,7 @@ from ringmoe.data.remote.cache import Cache
 from ringmoe.data.remote.counts import BYTES, RENEWED, REPEATED, REQUESTS, Counts
 from ringmoe.data.remote.transport import ANOTHER_SIZE, PermanentError, TransientError, connect
 from ringmoe.data.storage import MOST_WAIT, FileEntry, RemoteConfig, remote_folder
-from ringmoe.errors import ShardError
+from ringmoe.errors import ShardError, TileError
 
 T = TypeVar("T", bytes, bytes | bytearray)
 
@@ -155,7 +155,7 @@ class RemoteFolder:
         """
         where = f"{what}: bytes {start}-{stop - 1} of {self.where(entry.name)}"
         if stop > entry.bytes:
-            raise ShardError(f"{where}, which has only {entry.bytes}: the index is damaged. {_VERIFY}")
+            raise TileError(f"{where}, which has only {entry.bytes}: the index is damaged. {_VERIFY}")
         return self._persist(
             lambda: self._transport.part(entry.name, start, stop - start, entry.bytes), where, abandoned
         )

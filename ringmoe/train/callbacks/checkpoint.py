@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Checkpoint(Callback):
     """Saves the whole run every ``every`` steps and at the end.
 
-    Stands after the callbacks that gather state, and flushes the metrics first, so that a run whose numbers went wrong
-    stops before it is saved.
+    Stands after the callbacks that gather state, and flushes the metrics first: weights that may be what makes numbers
+    go wrong do not become the newest checkpoint.
     """
 
     def __init__(self, every: int) -> None:
@@ -26,7 +26,11 @@ class Checkpoint(Callback):
     def after_step(self, trainer: "Trainer") -> None:
         """Saves at the interval."""
         if trainer.step % self._every == 0:
-            self._save(trainer)
+            trainer.flush()
+            if trainer.is_sound:
+                self._save(trainer)
+            else:
+                trainer.say(f"not saved after step {trainer.step}: its numbers were not finite")
 
     def finish(self, trainer: "Trainer") -> None:
         """Saves what the interval has not saved."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class Evaluation(Periodic):
     """Logs ``val/<modality>`` and ``val_ratio/<modality>``: the masked error, and its share of the baseline's.
 
+    ``val_left_out/<modality>`` are the held-out tiles that are not what was written, where there are any.
+
     Args:
         every: Steps between evaluations; there is one more at the end.
         config: How tiles are judged.
@@ -44,4 +46,11 @@ class Evaluation(Periodic):
         )
         row = Row(trainer.step, {f"val/{key}": result.model for key, result in results.items()})
         row.scalars |= {f"val_ratio/{key}": result.ratio for key, result in results.items()}
+        row.scalars |= {f"val_left_out/{key}": result.num_bad for key, result in results.items() if result.num_bad}
         trainer.log([row])
+        for key, result in results.items():
+            if result.num_bad:
+                trainer.say(
+                    f"{result.num_bad} of {result.num_bad + result.num_tiles} held-out tiles of {key} are not what was "
+                    "written and were left out; `ringmoe shards verify` names them"
+                )

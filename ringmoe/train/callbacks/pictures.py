@@ -44,7 +44,7 @@ class Pictures(Periodic):
         for batch in self._loader.sequential(_TILES, at_most=_TILES):
             with evaluating(trainer.model):
                 reconstructions = trainer.model.reconstruct(batch.to(trainer.world.device))
-            if trainer.is_main:
+            if trainer.is_main and batch.num_images:
                 for key, images in reconstructions.items():
                     figure = reconstruction_figure(modality.get(key), panels_of(images, batch, key))
                     save_png(figure, self._folder / f"step-{trainer.step:08d}-{key}.png")

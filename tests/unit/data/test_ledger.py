@@ -1,16 +1,23 @@
 """Each sample comes exactly once in each epoch of its data set, wherever a run stops and whoever goes on."""
 
 import json
+import shutil
 from collections import Counter, defaultdict
+from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import pytest
+import torch
 
 from ringmoe.data.build import build
 from ringmoe.data.loader import DataConfig, Loader
+from ringmoe.data.manifest import Manifest
 from ringmoe.data.plan import BuildConfig
-from ringmoe.errors import ShardError
+from ringmoe.errors import ShardError, TileError
 from ringmoe.raster.tiling import TilingConfig
+from tests.fixtures.corpus.damage import flip
+from tests.fixtures.corpus.tiff import cut
 
 from .conftest import write_scene
 
@@ -100,3 +107,78 @@ def test_another_mixture_is_no_continuation(folders):
         _stretch({"shards": folders, "set_weights": (1.0, 3.0)}, 1, 2, 1, 1, state)
     with pytest.raises(ShardError, match="set_shares"):
         _stretch({"shards": folders}, 1, 2, 1, 1, state)
+
+
+@pytest.fixture
+def damaged(folders, tmp_path):
+    """The same folders: of the first, a byte of one tile flipped, and one shard cut off."""
+    roots = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
+    flip(roots[0] / "ms/train-000000.tar")
+    cut(roots[0] / "opt/train-000001.tar", 0.7)
+    bad = {"ms": 1, "opt": Manifest.open(roots[0]).modalities["opt"].splits["train"].shards[1].samples}
+    return roots, bad
+
+
+@pytest.mark.parametrize("mixture", [{}, {"set_weights": (1.0, 2.0)}], ids=["pooled", "weights"])
+def test_bad_tiles_are_replaced_alike_on_any_ranks_and_all_others_come_as_before(folders, damaged, mixture):
+    roots, num_bad = damaged
+    options = {"shards": tuple(roots), "bad_tiles": 0.5, **mixture}
+    sound, *_ = _stretch({"shards": folders, **mixture}, 0, STRETCHES[-1][1], 1, 1, None)
+    whole, *_ = _stretch(options, 0, STRETCHES[-1][1], 1, 1, None)
+    read, state = defaultdict(list), None
+    for stretch in STRETCHES:
+        part, state, _ = _stretch(options, *stretch, state)
+        for key, samples in part.items():
+            read[key] += samples
+    assert read == whole
+    for key, samples in read.items():
+        changed = [(name, other) for (name, _), (other, _) in zip(sound[key], samples, strict=True) if name != other]
+        assert len({name for name, _ in changed}) == num_bad.get(key, 0)
+        assert not {name for name, _ in samples} & {name for name, _ in changed}, "no bad tile was ever read"
+        assert [image_key for _, image_key in samples] == [image_key for _, image_key in sound[key]]
+        assert all(name.split("/")[0] == other.split("/")[0] for name, other in changed), "of the same folder"
+
+
+def test_what_is_met_read_and_bad_adds_up_at_every_step(folders, damaged):
+    roots, num_bad = damaged
+    config = DataConfig(shards=tuple(roots), micro_batch=24, set_weights=(1.0, 2.0), shuffle_window=2, bad_tiles=0.5)
+    with closing(Loader(config, modalities=FOUR, image_size=8, seed=5)) as loader:
+        read, bad, turns = defaultdict(set), defaultdict(set), Counter()
+        for step in range(60):
+            assert loader.num_met(step) == {key: len(read[key] | bad[key]) for key in FOUR}
+            for key, images in loader.batch(step, 0).images.items():
+                bad[key] |= {tile.name for tile in images.bad}
+                turns[key] += len(images.sample_ids)
+                _, samples = loader._locate(key, torch.arange(turns[key] - len(images.sample_ids), turns[key]))
+                named = {loader._readers[key].name(sample) for sample in samples.tolist()}
+                read[key] |= named - bad[key]
+        assert {key: len(names) for key, names in bad.items() if names} == num_bad
+        assert {key: len(read[key]) + len(bad[key]) for key in FOUR} == loader.num_samples
+
+
+def test_held_out_tiles_that_are_bad_are_left_out_and_counted(damaged):
+    roots, _ = damaged
+    cut(roots[0] / "sar_l1/val-000000.tar", 0.9)
+    config = DataConfig(shards=tuple(roots))
+    with closing(Loader(config, modalities=("sar_l1",), image_size=16, seed=5, split="val", augment=False)) as loader:
+        batches = [batch.images["sar_l1"] for batch in loader.sequential(3)]
+        assert sum(len(images.bad) for images in batches) == loader.num_samples["sar_l1"] == 8
+        assert sum(len(images.pixels_BCHW) for images in batches) == 0
+
+
+def test_one_bad_tile_stops_whoever_tolerates_none_and_a_bad_folder_everybody(damaged):
+    roots, _ = damaged
+    strict = DataConfig(shards=tuple(roots), micro_batch=24, bad_tiles=0)
+    with (
+        closing(Loader(strict, modalities=FOUR, image_size=8, seed=5)) as loader,
+        pytest.raises(TileError, match=r"(ms/train-000000.*wrong checksum|opt/train-000001\.tar has)"),
+    ):
+        list(islice(loader.iterate(), 60))
+    for path in (roots[0] / "ms").glob("train-*.tar"):
+        cut(path, 0.5)
+    config = DataConfig(shards=tuple(roots), micro_batch=24, bad_tiles=0.5)
+    with (
+        closing(Loader(config, modalities=FOUR, image_size=8, seed=5)) as loader,
+        pytest.raises(ShardError, match="none of 32 other tiles of its folder that were tried"),
+    ):
+        loader.batch(0, 0)

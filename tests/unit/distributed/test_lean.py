@@ -87,11 +87,14 @@ def test_with_fp32_moments_it_is_torchs_adamw(clip, accumulation):
 
 @pytest.mark.parametrize("case", [Case(), Case(dtype="bf16"), Case(clip=0.5, accumulation=2, dtype="bf16")], ids=str)
 def test_with_eight_bits_it_learns_as_much(case):
-    """Over 300 steps the loss falls to a tenth; the mean of any 60 of them is within 15 % of what torch's AdamW has."""
+    """Over 300 steps the loss falls to a tenth; the mean of any 60 of them is at most 15 % above torch's AdamW's.
+
+    With most seeds of the rounding the last ones are below.
+    """
     losses = torch.tensor([loss for loss, _ in _train(_build(case), case, range(300))]).view(5, 60).mean(1)
     expected = torch.tensor([loss for loss, _ in _reference(case, 300)[1]]).view(5, 60).mean(1)
     assert expected[-1] < 0.2 * expected[0]
-    torch.testing.assert_close(losses, expected, rtol=0.15, atol=0)
+    assert (losses < 1.15 * expected).all(), losses / expected
 
 
 @pytest.mark.parametrize("case", [Case(dtype="bf16"), Case(clip=0.5, dtype="bf16"), Case(0.5, 2, "fp32")], ids=str)
@@ -162,13 +165,25 @@ def test_a_tensor_is_stepped_the_same_in_one_slice_and_in_many(monkeypatch):
     assert torch.equal(*weights)
 
 
-def test_a_gradient_that_is_not_finite_shows_in_the_norm():
-    engine = _build(Case())
+@pytest.mark.parametrize("case", [Case(), Case(clip=0.5, dtype="bf16"), Case(accumulation=2)], ids=str)
+def test_a_gradient_that_is_not_finite_is_left_out_unless_it_was_taken_already(case):
+    engine = _build(case)
+    list(_train(engine, case, range(2)))
     x, y = micro_batch(0)
-    engine.backward(engine.forward(x / 0, y))
-    engine.step()
+    before = _state(engine)
+    for _ in range(case.accumulation):
+        engine.backward(engine.forward(x / 0, y))
+        engine.step()
     assert not engine.grad_norm.isfinite()
-    assert not engine.skipped
+    held = case.clip > 0 or case.accumulation > 1
+    assert (engine.can_skip, engine.skipped, engine.updates) == (held, held, 2 if held else 3)
+    if held:
+        after = _state(engine)
+        assert all(torch.equal(after[name][kind], state[kind]) for name, state in before.items() for kind in state)
+        without = _build(case)
+        list(_train(without, case, range(2)))
+        assert list(_train(engine, case, range(2, 4))) == list(_train(without, case, range(2, 4)))
+        assert not engine.skipped
 
 
 def test_closed_it_leaves_the_model_to_others():

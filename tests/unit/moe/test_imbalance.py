@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ringmoe.moe.imbalance import imbalance
+from ringmoe.moe.imbalance import dead_experts, imbalance
 
 
 @pytest.fixture
@@ -38,3 +38,17 @@ def test_what_saw_no_token_has_no_ratio(counts_LME):
     counts_LME[:, :, 2:] = 0
     found = imbalance(counts_LME, num_specialised=2, collaborative_L=torch.tensor([4, 4]), expert_parallel=1)
     assert {name: len(ratio_X) for name, ratio_X in found.items()} == {"specialised": 3}
+
+
+def test_experts_that_hardly_any_token_chose_are_named():
+    counts_LME = torch.full((2, 2, 6), 1000.0)  # four specialised of each modality, two collaborative
+    counts_LME[0, 1, 2] = 7  # of a mean of 752
+    counts_LME[1, 0, 0] = 8
+    counts_LME[1, :, 5] = torch.tensor([4.0, 0.0])
+    options = {"modalities": ("opt", "ms"), "num_specialised": 4, "collaborative": [(0, 1), (0, 1)]}
+    found = dead_experts(counts_LME, **options)
+    assert found == ["blocks.0.moe.specialised.ms.2", "blocks.1.moe.collaborative.1"]
+    counts_LME[1, 0, 0] = 7
+    pruned = dead_experts(counts_LME, **(options | {"collaborative": [(0, 1), (0,)]}))
+    assert pruned == ["blocks.0.moe.specialised.ms.2", "blocks.1.moe.specialised.opt.0"]
+    assert dead_experts(torch.zeros_like(counts_LME), **options) == []
