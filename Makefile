@@ -14,10 +14,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast bench bench-full check lint types clean
+.PHONY: help setup demo test test-fast bench bench-full bench-14b check lint types clean
 
 help: ## List what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 18
 
 setup: $(STAMP) ## Make .venv with everything that is needed (about 3 minutes, 7 GB)
 
@@ -46,6 +46,9 @@ bench: $(STAMP) ## Measure all claims beside their peers and write docs/performa
 
 bench-full: $(STAMP) ## Measure the RMoE layer in all 72 settings (hours; interrupted, the same command goes on)
 	$(BIN)/python benchmarks/moe_layer.py --grid benchmarks/results/grid.jsonl
+
+bench-14b: $(STAMP) ## Compress 14.7 billion parameters in every mode, in FOLDER=... with 45 GB of room (an hour on two cores)
+	$(BIN)/python benchmarks/compression.py --folder "$(FOLDER)"
 
 check: lint types ## Lint, format and types
 

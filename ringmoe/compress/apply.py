@@ -125,7 +125,7 @@ def _merged(
         for expert, source in zip(block.merged, sources(plan, name), strict=True):
             tensor = _read(reader, source).to(device)
             if expert.name == "shared":
-                shared_norm = torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+                shared_norm = kc.norm(tensor)
             yield tensor
 
     energy, excess = 1.0, 0.0
@@ -140,7 +140,7 @@ def _merged(
         except ArithmeticError as error:
             raise CheckpointError(f"{reader.path}: {name}: {error}") from error
     dtype = reader.manifest.tensors[sources(plan, name)[0]].dtype
-    scale = total.norm().item() / shared_norm if shared_norm else None
+    scale = kc.norm(total) / shared_norm if shared_norm else None
     merge = Merge(scale, energy, excess) if is_matrix else None
     return Made(name, total.to(getattr(torch, dtype)), merge)
 

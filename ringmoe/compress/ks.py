@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+_ROWS = 512
+
 
 def merge(experts: Iterable[Tensor]) -> Tensor:
     """Adds up one tensor (W_1, b_1, W_2 or b_2) over all experts, specialised, collaborative and shared (Eq. 17).
@@ -24,6 +26,12 @@ def merge_counted(experts: Iterable[Tensor]) -> tuple[Tensor, int]:
     total = next(remaining).to(torch.float64, copy=True)
     num = 1
     for tensor in remaining:
-        total += tensor
+        add(total, tensor)
         num += 1
     return total, num
+
+
+def add(total: Tensor, tensor: Tensor) -> None:
+    """Adds to a total in float64, some rows at a time: torch copies an addend of another type to that of the total."""
+    for total_PF, addend_PF in zip(torch.split(total, _ROWS), torch.split(tensor, _ROWS), strict=True):
+        total_PF.add_(addend_PF)
