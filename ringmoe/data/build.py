@@ -22,7 +22,7 @@ from ringmoe.data.layout import MANIFEST
 from ringmoe.data.manifest import Manifest, write_file
 from ringmoe.data.places import make_place_plan, open_folder
 from ringmoe.data.plan import BuildConfig, Plan, make_plan, record_of
-from ringmoe.data.pool import run_units
+from ringmoe.data.pool import run_all
 from ringmoe.data.publish import publish
 from ringmoe.data.rounds import (
     OnProgress,
@@ -109,7 +109,7 @@ def build(
     plan = _plan(catalogue, config)
     if (manifest := _finished(plan, out)) is None:
         with work_folder(out, plan) as work:
-            run = partial(run_units, workers=workers) if team is None else TeamWork(team, catalogue.scenes, workers)
+            run = partial(run_all, workers=workers) if team is None else TeamWork(team, catalogue.scenes, workers)
             if config.quality.drop_duplicates:
                 total = plan.num_windows
                 first, progress = part_of(progress, 0, 2 * total), part_of(progress, total, 2 * total)
@@ -157,7 +157,7 @@ def build_share(
         scenes, declarations=declarations, modality=modality, tile=config.tiling.tile, calibrate=calibrate
     )
     plan = _plan(catalogue, config)
-    run = partial(run_units, workers=workers)
+    run = partial(run_all, workers=workers)
     mine = share.of(plan.units)
     num_reused = len(mine)
     try:

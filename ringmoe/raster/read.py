@@ -17,6 +17,7 @@ from ringmoe.batch import Tile, TileRecord
 from ringmoe.errors import SceneError
 from ringmoe.raster.bandfiles import open_scene
 from ringmoe.raster.grid import ControlGrid
+from ringmoe.raster.kept import KeptRows, kept_rows
 from ringmoe.raster.products.masks import open_masks
 from ringmoe.raster.quality import Evidence, Marks, QualityConfig, judge
 from ringmoe.raster.rules.clouds import cloud_test
@@ -79,7 +80,7 @@ def iter_tiles(
     control = ControlGrid(scene.control)
     evidence = _evidence(scene, first, tiling.tile)
     masks = scene.masks if quality.reads_masks else ()
-    for strip_starts, strip_CHW, marks in _strips(scene, masks, starts, tiling.tile):
+    for strip_starts, strip_CHW, marks in _strips(scene, masks, starts, tiling.tile, kept_rows()):
         known = replace(evidence, marks=marks)
         verdicts = judge(strip_CHW[present], tiling.tile, tiling.stride, scene.nodata, quality, known)
         for row, reasons_N, valid_N in zip(strip_starts, verdicts.reasons_RN, verdicts.valid_RN.tolist(), strict=True):
@@ -150,33 +151,58 @@ def _channels(scene: Scene) -> list[int]:
     return [place * each + part for place, band in enumerate(scene.bands) if band is not None for part in range(each)]
 
 
-def _strips(scene: Scene, masks: tuple[Mask, ...], starts: range, tile: int) -> Iterator[tuple[range, Pixels, Marks]]:
-    """Strips that each begin with a window's first row and end with one's last.
+def _strips(
+    scene: Scene, masks: tuple[Mask, ...], starts: range, tile: int, kept: KeptRows | None
+) -> Iterator[tuple[range, Pixels, Marks]]:
+    """Strips that each begin with a window's first row and end with one's last, or behind it.
 
     Yields:
         The windows' first rows, the pixels, and what the masks say of them.
     """
     num_channels = registry.get(scene.modality).num_channels
     row_bytes = num_channels * scene.width * np.dtype(scene.dtype).itemsize
+    every, last, following = starts, starts[-1] + tile, starts[-1] + starts.step
     try:
         with open_scene(scene) as bands, open_masks(scene, masks) as marks:
             block = bands.block_rows
-            carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
-            read_to = starts[0]
+            carried_CHW = None if kept is None else kept.take(scene, starts[0])
+            if carried_CHW is None:
+                carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
+            read_to = starts[0] + carried_CHW.shape[1]
             while starts:
                 read_from = max(read_to, starts[0])  # a stride beyond the tile leaves rows that no window needs
                 target = max(read_from + _STRIP_BYTES // row_bytes, starts[0] + tile)
-                read_to = min(-(-target // block) * block, starts[-1] + tile)
+                needed_to = read_to = max(min(_up(target, block), last), read_from)
+                if kept is not None and needed_to == last and following + tile <= scene.height:
+                    rest_to = min(_up(last, block), scene.height)  # of blocks that are decoded now anyway
+                    read_to = rest_to if kept.has_room((rest_to - following) * row_bytes) else needed_to
                 num_carried = carried_CHW.shape[1]
                 strip_CHW = np.empty((num_channels, num_carried + read_to - read_from, scene.width), dtype=scene.dtype)
                 strip_CHW[:, :num_carried] = carried_CHW
                 del carried_CHW  # and with it the strip before, which otherwise stays while this one is filled
-                bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
+                try:
+                    if read_to > read_from:
+                        bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
+                except UnusableError:
+                    if kept is None:
+                        raise
+                    kept, read_to = None, needed_to
+                    for _ in _strips(scene, masks, every, tile, None):
+                        pass  # until it says the same as if nothing had been kept: manifests quote it
+                    strip_CHW = strip_CHW[:, : num_carried + read_to - read_from]
+                    bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
                 num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
                 ready, starts = starts[:num_ready], starts[num_ready:]
                 rows = range(ready[0], ready[-1] + tile)
                 yield ready, strip_CHW[:, : len(rows)], marks.read(rows)
                 if starts:
                     carried_CHW = strip_CHW[:, starts[0] - ready[0] :]
+                elif kept is not None and following < read_to and following + tile <= scene.height:
+                    kept.put(scene, following, strip_CHW[:, following - ready[0] :])
     except UnusableError as unusable:
         raise SceneError(f"scene {scene.name}: {unusable.message}") from unusable
+
+
+def _up(row: int, block: int) -> int:
+    """The next border of blocks from a row on."""
+    return -(-row // block) * block
