@@ -14,7 +14,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.complete
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-fast bench bench-full bench-14b check lint types clean
+.PHONY: help setup demo test test-fast reliability bench bench-full bench-14b check lint types clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 18
@@ -39,7 +39,10 @@ test: $(STAMP) ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: $(STAMP) ## Run the tests that take seconds
-	$(BIN)/python -m pytest -n 2 -m "not slow and not distributed"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not distributed and not reliability"
+
+reliability: $(STAMP) ## Run the tests of docs/reliability.md that take minutes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m reliability
 
 bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables (25 minutes on two cores, other work beside it)
 	$(BIN)/python benchmarks/run.py
