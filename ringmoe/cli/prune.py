@@ -5,6 +5,8 @@ The plan is printed first. What is written is an ordinary checkpoint of a smalle
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,9 +19,12 @@ from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.cli.console import console, guarded, print_remote
 from ringmoe.cli.progress import StageBar
+from ringmoe.compress import beyond, ep_loss
 from ringmoe.compress.apply import source_config
-from ringmoe.compress.calibration import calibrate
+from ringmoe.compress.calibration import Tiles, calibrate, load_whole, open_tiles
 from ringmoe.compress.ep import PruningRule, RuleKind
+from ringmoe.compress.ep_loss import LossIncrease
+from ringmoe.compress.extensions import Alignment, Choice, Extensions
 from ringmoe.compress.kc import RankRule
 from ringmoe.compress.plan import CompressionPlan, Mode, Options, make_plan
 from ringmoe.compress.save import Resources, check, item_bytes, save
@@ -48,10 +53,23 @@ class PruneConfig:
         keep: ep: share of the collaborative experts that stays in each layer, most used first (default 0.25).
         percentile: ep, instead of --keep: those at or above this percentile of the frequencies stay.
         threshold: ep, instead of --keep: those used by more than this share of the tokens stay.
-        usage: ep: file of usage statistics (default: those that training stored in the checkpoint).
-        shards: ep, instead of --usage: folders of shards, or their URLs, on whose tiles the usage is measured.
+        usage: ep, --weigh-by-usage: file of usage statistics (default: those that training stored in the checkpoint).
+        shards: Folders of shards, or their URLs: calibration tiles, on which usage is measured instead of read (ep,
+            --weigh-by-usage), and everything else that says so.
         remote: How those are read that are URLs.
         calibration_tiles: Tiles of each modality that --shards sends through the model.
+        calibration_masks: How often each of them is shown under a mask too, besides once whole.
+        align: ks, ka, kc: bring the experts' hidden units into the shared one's order first, by their weights, or by
+            their activations on calibration tiles.
+        weigh_by_usage: ks, ka, kc: weigh each expert by how often tokens select it.
+        whiten: kc: truncate for the least error of outputs on calibration tiles, not of weights.
+        refit: ks, ka, kc: solve for W_2 and b_2 on calibration tiles, by least squares to the sparse layer's outputs.
+        ridge: With --refit: weight of the squares of W_2, as a share of the hidden units' variance (default 0.001).
+        sequential: With --refit, --whiten or --align activations: calibrate each layer on what the layers before it,
+            merged already, hand it.
+        heal: ep, ks, ka, kc: steps of distillation from the sparse model on calibration tiles, at the end.
+        choose_by: ep: keep the experts that are used most, or those that the masked error grows most without (on
+            calibration tiles).
         rank: kc: min(d1, d2) / N, or d2 / N as printed in the paper (which is full rank, and the same as ks), or a
             number.
         keep_decoders: Keep the decoders, for continued pre-training and for evaluation by reconstruction.
@@ -73,6 +91,15 @@ class PruneConfig:
     shards: tuple[Location, ...] = ()
     remote: RemoteConfig = field(default_factory=RemoteConfig)
     calibration_tiles: int = 256
+    calibration_masks: int = 1
+    align: Alignment | None = None
+    weigh_by_usage: bool = False
+    whiten: bool = False
+    refit: bool = False
+    ridge: float | None = None
+    sequential: bool = False
+    heal: int = 0
+    choose_by: Choice = "frequency"
     rank: RankRule | int = "small-side"
     keep_decoders: bool = False
     dry_run: bool = False
@@ -96,10 +123,53 @@ class PruneConfig:
         given = [PruningRule(kind, value) for kind, value in rules.items() if value is not None]
         if len(given) > 1:
             raise ConfigError("--keep, --percentile and --threshold exclude each other: give one")
-        rule = given[0] if given else PruningRule()
-        return Options(
-            mode=self.mode, modalities=self.modality, rule=rule, rank=self.rank, keep_decoders=self.keep_decoders
+        options = Options(
+            mode=self.mode,
+            modalities=self.modality,
+            rule=given[0] if given else PruningRule(),
+            rank=self.rank,
+            keep_decoders=self.keep_decoders,
+            extensions=Extensions(
+                align=self.align,
+                weigh_by_usage=self.weigh_by_usage,
+                whiten=self.whiten,
+                refit=self.refit,
+                ridge=self.ridge,
+                sequential=self.sequential,
+                heal=self.heal,
+                choose_by=self.choose_by,
+                tiles=self.calibration_tiles,
+                masks=self.calibration_masks,
+            ),
         )
+        self._check_idle(options, ruled=bool(given))
+        return options
+
+    def _check_idle(self, options: Options, *, ruled: bool) -> None:
+        """Refuses what would do nothing; extensions have refused theirs.
+
+        Raises:
+            ConfigError: An option has no effect in this mode.
+        """
+        needs_tiles = options.extensions.needs_tiles
+        if ruled and self.mode != "ep":
+            raise ConfigError(f"--keep, --percentile and --threshold do nothing in mode {self.mode}: nothing is pruned")
+        if self.rank != "small-side" and self.mode != "kc":
+            raise ConfigError(f"--rank does nothing in mode {self.mode}: it truncates nothing")
+        if self.usage is not None and not options.needs_usage:
+            raise ConfigError(f"--usage does nothing here: mode {self.mode} is not decided by usage")
+        if self.shards and not (options.needs_usage or needs_tiles):
+            raise ConfigError(
+                f"--shards does nothing here: mode {self.mode} measures nothing; leave it out, or add what shall be "
+                "measured (--refit, for example)"
+            )
+        if not options.extensions.is_plain and (self.workers is not None or self.device != "auto"):
+            raise ConfigError(
+                f"--device and --workers do nothing here: {options.extensions} goes layer by layer, in this process "
+                "and on the CPU; leave them out"
+            )
+        if self.usage is not None and self.shards and not needs_tiles:
+            raise ConfigError("--usage and --shards exclude each other: read usage statistics, or measure them")
 
 
 def run(config: PruneConfig) -> None:
@@ -110,15 +180,33 @@ def run(config: PruneConfig) -> None:
     """
     resources = Resources(device=config.device, workers=config.workers)
     if config.preset is not None:
-        _plan(config, _preset(config, config.preset), None, _FLOAT32_BYTES)
+        _plan(config, _preset(config, config.preset), _FLOAT32_BYTES)
         return
     if config.checkpoint is None or (config.out is None and not config.dry_run):
         raise ConfigError("give a checkpoint and a folder for the result: ringmoe-prune CHECKPOINT OUT --mode kc ...")
     reader = open_checkpoint(config.checkpoint)
-    plan = _plan(config, source_config(reader), _usage(config, reader), item_bytes(reader))
-    if config.dry_run or config.out is None:
+    source, options = source_config(reader), config.options
+    with _tiles(config, reader) as tiles:
+        scores = _usage(config, reader), _losses(options, reader, tiles)
+        plan = _plan(config, source, item_bytes(reader), *scores, tiles.source if tiles else None)
+        if config.dry_run or config.out is None:
+            return
+        _carry_out(plan, reader, config.out, tiles, resources)
+    if tiles is not None:
+        print_remote(config.shards, config.remote)
+
+
+@contextmanager
+def _tiles(config: PruneConfig, reader: CheckpointReader) -> Iterator[Tiles | None]:
+    """Calibration tiles, where the extensions need some and there are shards."""
+    extensions = config.options.extensions
+    if not (extensions.needs_tiles and config.shards):
+        yield None
         return
-    _carry_out(plan, reader, config.out, resources)
+    with open_tiles(
+        reader, config.shards, remote=config.remote, modalities=config.modality, num_tiles=extensions.tiles
+    ) as tiles:
+        yield tiles
 
 
 def _preset(config: PruneConfig, name: str) -> RingMoEConfig:
@@ -133,11 +221,9 @@ def _preset(config: PruneConfig, name: str) -> RingMoEConfig:
 
 def _usage(config: PruneConfig, reader: CheckpointReader) -> Usage | None:
     """Usage statistics: measured now, from the file that is named, or what training stored in the checkpoint."""
-    if config.mode != "ep":
+    if not config.options.needs_usage:
         return None
-    if config.shards and config.usage is not None:
-        raise ConfigError("--usage and --shards exclude each other: read usage statistics, or measure them")
-    if config.shards:
+    if config.shards and config.usage is None:
         with Progress(*_COLUMNS, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
             task = progress.add_task("measuring usage, tiles", total=None)
             usage = calibrate(
@@ -157,26 +243,65 @@ def _usage(config: PruneConfig, reader: CheckpointReader) -> Usage | None:
     return None
 
 
-def _plan(config: PruneConfig, source: RingMoEConfig, usage: Usage | None, bytes_each: int) -> CompressionPlan:
+def _losses(options: Options, reader: CheckpointReader, tiles: Tiles | None) -> LossIncrease | None:
+    """What each collaborative expert is worth, where experts are chosen by that and there are tiles."""
+    if options.extensions.choose_by != "loss" or tiles is None:
+        return None
+    beyond.require_memory("choosing experts by loss", 4 * tiles.config.num_params())
+    model = load_whole(tiles.config, reader)
+    with Progress(*_COLUMNS, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+        task = progress.add_task("leaving out one expert after the other", total=ep_loss.num_passes(model))
+        return ep_loss.measure(
+            model,
+            list(tiles.batches()),
+            masks=options.extensions.masks,
+            source=tiles.source,
+            progress=lambda: progress.advance(task),
+        )
+
+
+def _plan(
+    config: PruneConfig,
+    source: RingMoEConfig,
+    bytes_each: int,
+    usage: Usage | None = None,
+    losses: LossIncrease | None = None,
+    calibration: str | None = None,
+) -> CompressionPlan:
     """Makes the plan, prints it, and writes it as JSON where that is asked for."""
-    plan = make_plan(source, config.options, usage)
+    plan = make_plan(source, config.options, usage, losses=losses, calibration=calibration)
     console.print(plan_table(plan), ledger_table(plan, bytes_each))
     if plan.usage is not None:
-        console.print(f"usage statistics: {plan.usage}", markup=False)
+        name = "losses measured on" if losses else "usage statistics"
+        console.print(f"{name}: {plan.usage}", markup=False, soft_wrap=True)
+    if plan.options.extensions.needs_tiles:
+        console.print(f"calibration: {plan.calibration or 'on tiles of --shards'}", markup=False, soft_wrap=True)
+    if (num_bytes := beyond.needed_memory(plan)) > 0:
+        console.print(f"about {readable_size(num_bytes)} of memory are needed", markup=False)
     if config.plan is not None:
         config.plan.write_text(json.dumps(plan.to_dict(), indent=1) + "\n", encoding="utf-8")
     return plan
 
 
-def _carry_out(plan: CompressionPlan, reader: CheckpointReader, out: Path, resources: Resources) -> None:
+def _carry_out(
+    plan: CompressionPlan, reader: CheckpointReader, out: Path, tiles: Tiles | None, resources: Resources
+) -> None:
     console.print(
         f"{readable_size(check(plan, reader, out))} are needed in {out.absolute().parent}, "
-        f"{readable_size(free_bytes(out.parent))} are free; until it is complete the result is {folder_of(out).name}",
+        f"{readable_size(free_bytes(out.parent))} are free; "
+        + (
+            f"until it is complete the result is {folder_of(out).name}"
+            if plan.options.extensions.is_plain
+            else "this cannot be continued after an interruption, which leaves nothing"
+        ),
         markup=False,
         soft_wrap=True,
     )
     with StageBar() as bar:
-        merges = save(plan, reader, out, bar, resources)
+        if plan.options.extensions.is_plain:
+            merges = save(plan, reader, out, bar, resources)
+        else:
+            merges = beyond.save(plan, reader, out, tiles, bar)
     if merges:
         console.print(merge_table(plan, merges))
     before, after = plan.ledger[0].total, plan.ledger[-1].total

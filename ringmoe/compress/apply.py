@@ -30,14 +30,17 @@ class Merge:
     Attributes:
         scale: Frobenius norm of the merged matrix over that of the shared expert's; None without a shared expert.
             Nothing in the paper scales the sums, and only the norm behind the FFN hides it.
-        energy: Least share of its squared norm that a truncated expert retained; 1 where none was truncated.
+        energy: Least share of its squared norm (of its outputs' squares, where tokens whiten it) that a truncated
+            expert retained; 1 where none was truncated.
         excess: Most by which the error of a truncated expert can exceed that of the best approximation of its rank, as
             a share of the latter; certified while it was made (see ``kc``).
+        error: Relative error of what the merged layer adds behind its norm, on calibration tokens; None without them.
     """
 
     scale: float | None
     energy: float
     excess: float = 0.0
+    error: float | None = None
 
 
 class Made(NamedTuple):
@@ -96,7 +99,7 @@ def make(plan: CompressionPlan, reader: CheckpointReader, name: str, device: tor
     block = _merged_block(plan, name)
     if block is not None:
         return _merged(plan, reader, block, name, device)
-    tensor = _read(reader, name)
+    tensor = read(reader, name)
     layer, _, part = name.partition(".moe.")
     if part.startswith("router.collaborative."):
         block = plan.blocks[int(layer.removeprefix("blocks."))]
@@ -123,7 +126,7 @@ def _merged(
     def tensors() -> Iterator[Tensor]:
         nonlocal shared_norm
         for expert, source in zip(block.merged, sources(plan, name), strict=True):
-            tensor = _read(reader, source).to(device)
+            tensor = read(reader, source).to(device)
             if expert.name == "shared":
                 shared_norm = kc.norm(tensor)
             yield tensor
@@ -145,7 +148,12 @@ def _merged(
     return Made(name, total.to(getattr(torch, dtype)), merge)
 
 
-def _read(reader: CheckpointReader, name: str) -> Tensor:
+def read(reader: CheckpointReader, name: str) -> Tensor:
+    """One tensor of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or not finite.
+    """
     tensor = reader.tensor(name)
     check_finite(reader, name, tensor)
     return tensor

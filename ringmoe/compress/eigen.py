@@ -1,6 +1,6 @@
 """Leading eigenvectors of Gram matrices: LAPACK's partial solver on the CPU, the full one on a GPU.
 
-The only importer of SciPy, which finds the leading quarter in half the time that torch's full decomposition takes.
+SciPy finds the leading quarter in half the time that torch's full decomposition takes.
 """
 
 from collections.abc import Iterable

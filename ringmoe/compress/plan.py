@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from ringmoe.compress import ep, kc
+from ringmoe.compress import ep, kc, weighting
+from ringmoe.compress.ep_loss import LossIncrease
+from ringmoe.compress.extensions import Extensions
 from ringmoe.config import from_dict, to_dict
 from ringmoe.errors import ConfigError
 from ringmoe.models.ringmoe.config import RingMoEConfig
@@ -35,6 +37,7 @@ class Options:
         rule: Which collaborative experts stay, for ``ep``.
         rank: Which singular values stay, for ``kc`` (see ``kc.rank``).
         keep_decoders: Keep the decoders, for continued pre-training and for evaluation by reconstruction.
+        extensions: What goes beyond the paper.
     """
 
     mode: Mode
@@ -42,23 +45,41 @@ class Options:
     rule: ep.PruningRule = field(default_factory=ep.PruningRule)
     rank: kc.RankRule | int = "small-side"
     keep_decoders: bool = False
+    extensions: Extensions = field(default_factory=Extensions)
 
     def __post_init__(self) -> None:
-        """Checks the mode, for callers without a command line.
+        """Checks the mode, for callers without a command line, and what the extensions do in it.
 
         Raises:
-            ConfigError: There is no such mode.
+            ConfigError: There is no such mode, or an extension does nothing in it.
         """
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode is {self.mode!r}; it may be {', '.join(get_args(Mode))}")
+        self.extensions.check(self.mode, full_rank=self.rank == "literal")
+        if self.extensions.choose_by == "loss" and self.rule.kind != "top":
+            raise ConfigError(
+                "--percentile and --threshold speak of frequencies: with --choose-by loss say how many stay (--keep)"
+            )
+
+    @property
+    def needs_usage(self) -> bool:
+        """Whether the plan is decided by how often experts are used."""
+        return self.extensions.weigh_by_usage or (self.mode == "ep" and self.extensions.choose_by == "frequency")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergedExpert:
-    """One expert that goes into a layer's FFN: its name within the layer, and the rank it keeps (None: all)."""
+    """One expert that goes into a layer's FFN.
+
+    Attributes:
+        name: Its name within the layer.
+        rank: The rank that it keeps; None: all.
+        weight: What it is multiplied by; 1 in the paper.
+    """
 
     name: str
     rank: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +93,7 @@ class BlockPlan:
         dropped: Collaborative experts that are deleted.
         merged: Experts that become one FFN; empty where experts stay experts.
         frequencies: f(E^C_k | x_m) for each modality (Eq. 15), by ascending id over kept and dropped ones together.
+        increases: Where experts are chosen by loss: how much each modality's masked error grows without each of them.
         params_before: Parameters of the experts of the chosen modalities.
         params_after: Parameters of the experts that are left.
     """
@@ -82,6 +104,7 @@ class BlockPlan:
     dropped: tuple[int, ...] = ()
     merged: tuple[MergedExpert, ...] = ()
     frequencies: dict[str, tuple[float, ...]]
+    increases: dict[str, tuple[float, ...]] = field(default_factory=dict)
     params_before: int
     params_after: int
 
@@ -112,7 +135,8 @@ class CompressionPlan:
 
     Attributes:
         options: What was asked for; its modalities are spelt out.
-        usage: What the frequencies were counted on; None where none were needed, or none were at hand.
+        usage: What frequencies (or losses) were measured on; None where none were needed, or none were at hand.
+        calibration: The tiles that layers are calibrated on; None where none are needed, or none are at hand.
         source: The model that is compressed.
         result: The model that comes out.
         blocks: What happens to each block.
@@ -121,6 +145,7 @@ class CompressionPlan:
 
     options: Options
     usage: str | None
+    calibration: str | None = None
     source: RingMoEConfig
     result: RingMoEConfig
     blocks: tuple[BlockPlan, ...]
@@ -128,8 +153,8 @@ class CompressionPlan:
 
     @property
     def is_provisional(self) -> bool:
-        """Sizes are right, but which experts stay is not known for want of usage statistics."""
-        return self.options.mode == "ep" and self.usage is None
+        """Sizes are right, but which experts stay, or what they weigh, is not known for want of statistics."""
+        return (self.options.mode == "ep" or self.options.extensions.weigh_by_usage) and self.usage is None
 
     def check_decided(self) -> None:
         """Refuses to carry out a provisional plan.
@@ -137,6 +162,15 @@ class CompressionPlan:
         Raises:
             ConfigError: The plan is provisional.
         """
+        if self.is_provisional and self.options.extensions.weigh_by_usage:
+            raise ConfigError(
+                "what each expert weighs is not decided: give --usage FILE, or --shards FOLDER to measure it"
+            )
+        if self.options.extensions.needs_tiles and self.calibration is None:
+            raise ConfigError(
+                f"{self.options.extensions}: this is measured on tiles; give --shards FOLDER, those that the model "
+                "was trained on"
+            )
         if self.is_provisional:
             raise ConfigError(
                 "which experts stay is not decided: give --usage FILE, or --shards FOLDER to measure how often each is "
@@ -158,7 +192,14 @@ class CompressionPlan:
         return from_dict(cls, values, where=where)
 
 
-def make_plan(source: RingMoEConfig, options: Options, usage: Usage | None = None) -> CompressionPlan:
+def make_plan(
+    source: RingMoEConfig,
+    options: Options,
+    usage: Usage | None = None,
+    *,
+    losses: LossIncrease | None = None,
+    calibration: str | None = None,
+) -> CompressionPlan:
     """Decides what stays, goes and merges in every block, and counts the result.
 
     Args:
@@ -166,17 +207,19 @@ def make_plan(source: RingMoEConfig, options: Options, usage: Usage | None = Non
         options: What is asked for.
         usage: Load statistics, for ``ep``. Without them the plan of a single modality by the rule ``top`` is
             provisional: its sizes are right, the experts it names are placeholders.
+        losses: What each expert is worth, for ``ep`` by loss.
+        calibration: The tiles of extensions that need some, in words.
 
     Raises:
         ConfigError: The model cannot be compressed in this way; the message says why and what can be done.
     """
     sub_model = _sub_model(source, options)
     options = replace(options, modalities=sub_model.modalities)
-    if options.mode != "ep":
+    if not options.needs_usage:
         usage = None
     elif usage is not None:
         _check_usage(source, usage)
-    blocks = tuple(_block_plan(sub_model, options, block, usage) for block in range(source.num_blocks))
+    blocks = tuple(_block_plan(sub_model, options, block, usage, losses) for block in range(source.num_blocks))
     result = sub_model
     if options.mode == "ep" and any(block.dropped for block in blocks):
         result = sub_model.pruned([block.kept for block in blocks])
@@ -188,7 +231,8 @@ def make_plan(source: RingMoEConfig, options: Options, usage: Usage | None = Non
         columns.append(_column(f"{names}, {options.mode}", result))
     return CompressionPlan(
         options=options,
-        usage=usage.source if usage else None,
+        usage=usage.source if usage else losses.source if losses else None,
+        calibration=calibration if options.extensions.needs_tiles else None,
         source=source,
         result=result,
         blocks=blocks,
@@ -227,21 +271,25 @@ def _check_usage(source: RingMoEConfig, usage: Usage) -> None:
         )
 
 
-def _block_plan(sub_model: RingMoEConfig, options: Options, block: int, usage: Usage | None) -> BlockPlan:
+def _block_plan(
+    sub_model: RingMoEConfig, options: Options, block: int, usage: Usage | None, losses: LossIncrease | None
+) -> BlockPlan:
     ids = sub_model.collaborative_ids(block)
     kept = ids
     merged: tuple[MergedExpert, ...] = ()
     frequencies: dict[str, tuple[float, ...]] = {}
+    increases = {key: losses.by_block[block][key] for key in options.modalities} if losses is not None else {}
     if options.mode == "ep" and ids:
-        if usage is None:
-            kept = ids[: _num_provisional(options, len(ids))]
-        else:
+        if usage is not None:
             for key in options.modalities:
                 by_id = usage.collaborative(block, key)
                 frequencies[key] = tuple(by_id[k] for k in ids)
-            kept = ep.union(frequencies, ids, options.rule)
+        if usage is None and losses is None:
+            kept = ids[: _num_provisional(options, len(ids))]
+        else:
+            kept = ep.union(increases or frequencies, ids, options.rule)
     elif options.mode in DENSE_MODES:
-        kept, merged = (), _merged_experts(sub_model, options, block)
+        kept, merged = (), _merged_experts(sub_model, options, block, usage)
     num_specialised = len(sub_model.modalities) * sub_model.num_specialised
     num_before = num_specialised + len(ids) + sub_model.shared
     num_after = 1 if merged else num_specialised + len(kept) + sub_model.shared
@@ -254,6 +302,7 @@ def _block_plan(sub_model: RingMoEConfig, options: Options, block: int, usage: U
         dropped=() if merged else tuple(k for k in ids if k not in kept),
         merged=merged,
         frequencies=frequencies,
+        increases=increases,
         params_before=num_before * per_expert,
         params_after=num_after * per_expert,
     )
@@ -269,7 +318,9 @@ def _num_provisional(options: Options, num_experts: int) -> int:
     return options.rule.num_kept(num_experts)
 
 
-def _merged_experts(sub_model: RingMoEConfig, options: Options, block: int) -> tuple[MergedExpert, ...]:
+def _merged_experts(
+    sub_model: RingMoEConfig, options: Options, block: int, usage: Usage | None
+) -> tuple[MergedExpert, ...]:
     """The experts that Eqs. 11 and 17 add up, with their ranks (Eq. 9); the shared expert keeps all of its own."""
     dim = sub_model.dims[sub_model.stage_of(block)]
     ids = sub_model.collaborative_ids(block)
@@ -283,10 +334,16 @@ def _merged_experts(sub_model: RingMoEConfig, options: Options, block: int) -> t
     specialised = [f"specialised.{m}.{k}" for m in sub_model.modalities for k in range(sub_model.num_specialised)]
     collaborative = [f"collaborative.{k}" for k in ids]
     shared = ["shared"] if sub_model.shared else []
-    return (
+    merged = (
         *family(specialised, sub_model.num_specialised),
         *family(collaborative, len(ids)),
         *(MergedExpert(name=name) for name in shared),
+    )
+    if usage is None:
+        return merged
+    selected = weighting.frequencies(usage, block, options.modalities, [expert.name for expert in merged])
+    return tuple(
+        replace(expert, weight=weight) for expert, weight in zip(merged, weighting.weights(selected), strict=True)
     )
 
 

@@ -4,10 +4,11 @@ The result is made in parts of bounded size, each a job of its own: they are mad
 finished survive an interruption (see ``work``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -176,16 +177,23 @@ def save(
         for part in _made(plan, reader, parts, work, progress, resources):
             work.add(part)
         merges = {name: merge for _, part in sorted(work.finished.items()) for name, merge in part.merges.items()}
-        inputs = reader.config.get("inputs", {})
-        config = {
-            "format": reader.config["format"],
-            "family": reader.config["family"],
-            "model": to_dict(plan.result),
-            "inputs": {key: inputs[key] for key in plan.result.modalities if key in inputs},
-        }
-        report = {"format": 1, "plan": plan.to_dict(), "merges": to_dict(merges)}
+        config, report = documents(plan, reader, merges)
         work.commit({CONFIG_FILE: config, REPORT_FILE: report}, reader.manifest.step)
     return merges
+
+
+def documents(
+    plan: CompressionPlan, reader: CheckpointReader, merges: Mapping[str, Merge]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The result's ``config.json`` and its report: the plan, and what merging did."""
+    inputs = reader.config.get("inputs", {})
+    config = {
+        "format": reader.config["format"],
+        "family": reader.config["family"],
+        "model": to_dict(plan.result),
+        "inputs": {key: inputs[key] for key in plan.result.modalities if key in inputs},
+    }
+    return config, {"format": 1, "plan": plan.to_dict(), "merges": to_dict(dict(merges))}
 
 
 def parts_of(plan: CompressionPlan, reader: CheckpointReader) -> list[list[str]]:

@@ -16,6 +16,10 @@ def plan_table(plan: CompressionPlan) -> Table:
     title = f"{TITLES[mode]} ({mode}) for {', '.join(plan.options.modalities)}"
     if mode == "ep":
         title += f"; collaborative experts that stay: {plan.options.rule}"
+        if plan.options.extensions.choose_by == "loss":
+            title = title.replace("most used of", "most missed by")
+    if beyond := str(plan.options.extensions):
+        title += f"\nbeyond the paper: {beyond}"
     table = Table(title=title, title_justify="left")
     for name in ("blocks", "width"):
         table.add_column(name, justify="right")
@@ -32,11 +36,16 @@ def plan_table(plan: CompressionPlan) -> Table:
 def merge_table(plan: CompressionPlan, merges: Mapping[str, Merge]) -> Table:
     """What merging did to the size of the weights: nothing in the paper scales the sums."""
     table = Table(title="scale of the merged matrices", title_justify="left")
-    for name in ("block", "|W1| / |W1 shared|", "|W2| / |W2 shared|"):
+    names = ["block", "|W1| / |W1 shared|", "|W2| / |W2 shared|"]
+    if plan.options.extensions.walks:
+        names.append("output error, calibration tiles")
+    for name in names:
         table.add_column(name, justify="right")
     for block in plan.blocks:
-        scales = (merges[f"blocks.{block.block}.moe.shared.{part}"].scale for part in ("w1", "w2"))
-        table.add_row(str(block.block), *("-" if scale is None else f"{scale:.2f}" for scale in scales))
+        found = [merges[f"blocks.{block.block}.moe.shared.{part}"] for part in ("w1", "w2")]
+        cells = ["-" if merge.scale is None else f"{merge.scale:.2f}" for merge in found]
+        cells += [] if found[-1].error is None else [f"{found[-1].error:.3f}"]
+        table.add_row(str(block.block), *cells)
     return table
 
 
@@ -65,26 +74,30 @@ def _block_cells(plan: CompressionPlan, block: BlockPlan) -> tuple[str, ...]:
     if plan.is_provisional:
         stays, goes = f"{len(block.kept)} of {num} collaborative, by usage", f"{len(block.dropped)} of {num}"
     else:
-        stays = f"collaborative {_usage_text(block)}" if num else ""
+        stays = f"collaborative {_scores_text(block)}" if num else ""
     specialised = plan.source.num_specialised * len(plan.options.modalities)
     families = [f"{specialised} specialised" if specialised else "", stays, "shared" if plan.source.shared else ""]
     return str(block.dim), ", ".join(filter(None, families)), goes, sizes
 
 
-def _usage_text(block: BlockPlan) -> str:
-    """Ids that stay, with the share of tokens that select them: ``0 (opt 41 %), 2 (opt 33 %)``."""
+def _scores_text(block: BlockPlan) -> str:
+    """Ids that stay, with how often they are selected or how much the error grows without: ``0 (opt 41 %), ...``."""
     ids = sorted(block.kept + block.dropped)
     texts = []
     for k in block.kept:
-        shares = ", ".join(f"{key} {shares[ids.index(k)]:.0%}" for key, shares in block.frequencies.items())
-        texts.append(f"{k} ({shares})" if shares else str(k))
+        place = ids.index(k)
+        scores = [f"{key} {shares[place]:.0%}" for key, shares in block.frequencies.items()]
+        scores += [f"{key} {increases[place]:+.2g}" for key, increases in block.increases.items()]
+        texts.append(f"{k} ({', '.join(scores)})" if scores else str(k))
     return ", ".join(texts)
 
 
 def _merged_text(block: BlockPlan) -> str:
     """Experts by family, with the rank that each keeps: ``4 specialised at rank 448, ..., shared``."""
     families = Counter((expert.name.partition(".")[0], expert.rank) for expert in block.merged)
-    return ", ".join(
-        family if family == "shared" else f"{num} {family}" + (f" at rank {rank}" if rank else "")
-        for (family, rank), num in families.items()
-    )
+    parts = []
+    for (family, rank), num in families.items():
+        text = family if family == "shared" else f"{num} {family}" + (f" at rank {rank}" if rank else "")
+        weights = [expert.weight for expert in block.merged if expert.name.partition(".")[0] == family]
+        parts.append(text + (f" (x {', '.join(f'{w:.2f}' for w in weights)})" if set(weights) != {1.0} else ""))
+    return ", ".join(parts)

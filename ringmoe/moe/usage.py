@@ -61,13 +61,21 @@ class Usage:
         Raises:
             ConfigError: No such modality, or none of its tokens was counted.
         """
+        return self.shares(layer, key)[self.num_specialised :]
+
+    def shares(self, layer: int, key: str) -> tuple[float, ...]:
+        """The share of a modality's tokens that selects each expert: its specialised ones, then the collaborative ones.
+
+        Raises:
+            ConfigError: No such modality, or none of its tokens was counted.
+        """
         if key not in self.modalities:
             raise ConfigError(f"usage was counted for {', '.join(self.modalities)}, not for {key!r}")
         m = self.modalities.index(key)
         num_tokens = self.tokens[layer][m]
         if num_tokens == 0:
             raise ConfigError(f"usage: layer {layer} saw no token of {key!r}; calibrate on tiles of this modality")
-        return tuple(count / num_tokens for count in self.counts[layer][m][self.num_specialised :])
+        return tuple(count / num_tokens for count in self.counts[layer][m])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

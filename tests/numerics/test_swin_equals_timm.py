@@ -7,8 +7,13 @@ import torch
 
 from ringmoe import counter, modality
 from ringmoe.batch import ModalityImages
+from ringmoe.checkpoint.pretrained import load_model
+from ringmoe.checkpoint.store import CheckpointWriter
+from ringmoe.cli import prune
+from ringmoe.config import to_dict
 from ringmoe.errors import ConfigError
 from ringmoe.layers.init import initialise
+from ringmoe.models import build_model, config_from
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.models.ringmoe.export import to_timm
 from ringmoe.models.ringmoe.model import RingMoE
@@ -56,6 +61,46 @@ def _pair(image_size, window, reference_size=None):
 
 def _state(model):
     return {entry.name: entry.tensor for entry in canonical_entries(model)}
+
+
+def test_what_the_command_makes_is_a_swin_too(tmp_path, monkeypatch):
+    """Experts merged by ``ringmoe-prune --mode kc`` and the weights of the file under timm's names: same features."""
+    config = RingMoEConfig(
+        modalities=("opt", "ms"), image_size=96, depths=(2, 2), dims=(16, 32), head_dim=16, window=6, mask_unit=16
+    )
+    sparse = RingMoE(config)
+    initialise(sparse, seed=1)
+    with CheckpointWriter(tmp_path / "sparse") as writer:
+        for entry in canonical_entries(sparse):
+            keys = torch.tensor([counter.key("noise", entry.name)])
+            noise = counter.normal(keys, entry.tensor.numel()).view_as(entry.tensor)
+            writer.add(entry.name, torch.zeros_like(noise) if entry.name == "positions" else entry.tensor + 0.1 * noise)
+        inputs = {key: {"spec": modality.get(key).to_dict(), "statistics": []} for key in config.modalities}
+        writer.commit(config={"format": 1, "family": "ringmoe", "model": to_dict(config), "inputs": inputs})
+    command = ["ringmoe-prune", str(tmp_path / "sparse"), str(tmp_path / "dense"), "--mode", "kc", "--modality", "ms"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as exit_:
+        prune.main()
+    assert exit_.value.code == 0
+    ours = load_model(tmp_path / "dense", lambda values: build_model(config_from(values)))
+    theirs = timm.models.swin_transformer_v2.SwinTransformerV2(
+        img_size=96,
+        in_chans=4,
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(1, 2),
+        window_size=6,
+        num_classes=0,
+        drop_path_rate=0.0,
+    )
+    theirs.load_state_dict(to_timm(_state(ours), ours.config, "ms"), strict=True)
+    images = _images(96)
+    torch.testing.assert_close(
+        ours.eval().features(images, "ms")[-1],
+        theirs.eval().forward_features(images.pixels_BCHW).permute(0, 3, 1, 2),
+        atol=1e-5,
+        rtol=1e-5,
+    )
 
 
 def _images(image_size):

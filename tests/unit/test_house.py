@@ -53,7 +53,7 @@ HEAVY = {
     "torch.utils.tensorboard": ("train", 1),
     "tensorboard": ("train", 1),
     "matplotlib": ("report", None),
-    "scipy": ("compress", 1),
+    "scipy": ("compress", 2),
 }
 LIGHT_ROOMS = [
     "layers",

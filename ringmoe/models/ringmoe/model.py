@@ -173,12 +173,13 @@ class RingMoE(nn.Module):
         """Masked images, reconstructed, for pictures and evaluation; see ``forward`` for the batch and errors."""
         return self._reconstruct(batch)[0]
 
-    def features(self, images: ModalityImages, key: str) -> list[Tensor]:
-        """The map of every stage, of whole images of one modality.
+    def features(self, images: ModalityImages, key: str, *, masked: bool = False) -> list[Tensor]:
+        """The map of every stage, of images of one modality.
 
         Args:
-            images: (B, C, H, W) images; H and W are multiples of the patch size.
+            images: (B, C, H, W) images; H and W are multiples of the patch size, masked ones of the masking unit too.
             key: Their modality.
+            masked: Hide from the encoder what pre-training would, instead of showing the images whole.
 
         Returns:
             (B, D, H, W) of each stage, its size halved and its width another from one to the next; the last normalised.
@@ -186,14 +187,20 @@ class RingMoE(nn.Module):
         Raises:
             ConfigError: The images do not fit the model.
         """
-        encoded = self._encode(self._checked({key: images}, self.config.patch_size), None)
+        checked = self._checked({key: images}, self.config.mask_unit if masked else self.config.patch_size)
+        encoded = self._encode(checked, self._masks(checked) if masked else None)
         return [map_BHWD.permute(0, 3, 1, 2) for map_BHWD in encoded.maps_BHWD]
+
+    def first_tokens(self, images: ModalityImages, key: str, *, masked: bool = False) -> Tensor:
+        """(B, H, W, D) tokens before the first block, positions added; see ``features``."""
+        checked = self._checked({key: images}, self.config.mask_unit if masked else self.config.patch_size)
+        return self._first_tokens(checked, self._masks(checked) if masked else None)
 
     def _reconstruct(self, batch: Batch) -> tuple[dict[str, Reconstruction], list[Routing]]:
         if not self.decoders:
             raise ConfigError("this model has no decoders: it was made for use, not for pre-training (decoders: false)")
         images = self._checked(batch.images, max(self.config.stride, self.config.mask_unit))
-        masks = {key: draw_mask(i.keys_B, _size(i), self.config) for key, i in images.items()}
+        masks = self._masks(images)
         encoded = self._encode(images, masks)
         parts = torch.split(encoded.maps_BHWD[-1], [len(i.keys_B) for i in images.values()])
         reconstructions = {}
@@ -207,8 +214,7 @@ class RingMoE(nn.Module):
 
     def _encode(self, images: Mapping[str, ModalityImages], masks: Mapping[str, Mask] | None) -> _Encoded:
         """All images through all stages, z = f(E_e x + E_pos) of Sec. 3.2."""
-        x_BHWD = torch.cat([self._embed(key, of_key, masks[key] if masks else None) for key, of_key in images.items()])
-        x_BHWD = x_BHWD + positions_at(self.positions, (x_BHWD.shape[1], x_BHWD.shape[2]))
+        x_BHWD = self._first_tokens(images, masks)
         keys_B = torch.cat([of_key.keys_B for of_key in images.values()])
         num_images = [len(images[key].keys_B) if key in images else 0 for key in self.config.modalities]
         encoded = _Encoded([], [])
@@ -225,6 +231,14 @@ class RingMoE(nn.Module):
             encoded.maps_BHWD.append(x_BHWD)
         encoded.maps_BHWD[-1] = self.norm(x_BHWD)
         return encoded
+
+    def _masks(self, images: Mapping[str, ModalityImages]) -> dict[str, Mask]:
+        return {key: draw_mask(of_key.keys_B, _size(of_key), self.config) for key, of_key in images.items()}
+
+    def _first_tokens(self, images: Mapping[str, ModalityImages], masks: Mapping[str, Mask] | None) -> Tensor:
+        """(B, H, W, D) tokens of all images, positions added: E_e x + E_pos of Sec. 3.2."""
+        x_BHWD = torch.cat([self._embed(key, of_key, masks[key] if masks else None) for key, of_key in images.items()])
+        return x_BHWD + positions_at(self.positions, (x_BHWD.shape[1], x_BHWD.shape[2]))
 
     def _embed(self, key: str, images: ModalityImages, mask: Mask | None) -> Tensor:
         """(B, H, W, D) tokens of one modality, without positions; what is masked is replaced by the mask token."""
