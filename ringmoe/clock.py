@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ringmoe.faults import point
+
 REST = "rest"  # the part of all that nobody has named
 
 
@@ -40,6 +42,7 @@ class Clock:
     def during(self, part: str) -> Iterator[None]:
         """Inside, time belongs to ``part``, and afterwards again to the part before."""
         before = self.turn(part)
+        point(part)
         try:
             yield
         finally:

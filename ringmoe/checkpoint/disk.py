@@ -10,10 +10,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ringmoe.errors import CheckpointError
+from ringmoe.faults import point
 
 
 def flush(path: Path) -> None:
     """Forces a file, or the entries of a folder, to the disk."""
+    point(f"flush {path.name}")
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -23,6 +25,7 @@ def flush(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a small file and forces it to the disk."""
+    point(f"write {path.name}")
     path.write_text(text, encoding="utf-8")
     flush(path)
 
@@ -31,8 +34,14 @@ def replace_text(path: Path, text: str) -> None:
     """Replaces a small file so that a reader sees the old text or the new one, never a part."""
     fresh = path.with_name(f"{path.name}.tmp")
     write_text(fresh, text)
-    fresh.replace(path)
-    flush(path.parent)
+    rename(fresh, path)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Gives a file, or a folder, another name in the same folder, for good; a file that has it already is replaced."""
+    point(f"rename {path.name}")
+    path.replace(target)
+    flush(target.parent)
 
 
 def sha256_of(path: Path) -> str:

@@ -16,6 +16,7 @@ from ringmoe.checkpoint.state import MOMENTS, Stateful, TrainerState
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.distributed.collectives import world_size
 from ringmoe.errors import CheckpointError
+from ringmoe.faults import point
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def load_latest(
     def saved(name: str) -> Mapping[str, Tensor]:
         return {"weight": reader.tensor(name), **{kind: reader.tensor(f"{name}.{kind}") for kind in MOMENTS}}
 
+    point("load")
     engine.load_state(saved, state.step if state.updates is None else state.updates)
     return state
 

@@ -14,8 +14,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def together(action: Callable[[], Any]) -> list[Any]:
+def together(action: Callable[[], Any], group: Any = None) -> list[Any]:
     """Runs ``action`` on every rank and waits for all of them.
+
+    Args:
+        action: What is done.
+        group: The process group of all ranks over which they wait; None for the one of the job.
 
     Returns:
         What each rank's action returned (anything that JSON can hold), in the order of the ranks, on every rank.
@@ -28,17 +32,17 @@ def together(action: Callable[[], Any]) -> list[Any]:
         value = action()
     except CheckpointError as error:
         trouble = str(error)
-    answers = gather_json([value, trouble])
+    answers = gather_json([value, trouble], group)
     troubles = dict.fromkeys(answer[1] for answer in answers if answer[1] is not None)
     if troubles:
         raise CheckpointError("; ".join(troubles))
     return [answer[0] for answer in answers]
 
 
-def on_first(action: Callable[[], Any]) -> Any:
+def on_first(action: Callable[[], Any], group: Any = None) -> Any:
     """Runs ``action`` on rank 0 alone while the others wait; all get what it returned.
 
     Raises:
         CheckpointError: The action raised one; every rank raises it.
     """
-    return together(lambda: action() if rank() == 0 else None)[0]
+    return together(lambda: action() if rank() == 0 else None, group)[0]

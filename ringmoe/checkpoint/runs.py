@@ -7,15 +7,30 @@ nothing here depends on it, so a lost or damaged pointer costs nothing.
 import logging
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from ringmoe.checkpoint.disk import flush, replace_text
+from ringmoe.checkpoint.disk import rename, replace_text
+from ringmoe.checkpoint.manifest import MANIFEST_FILE
 from ringmoe.checkpoint.store import CheckpointReader, remove
 from ringmoe.errors import CheckpointError
 
 LATEST_FILE = "latest"
 _STEP = re.compile(r"step-\d{8,}")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Which checkpoints stay when a new one is complete.
+
+    Attributes:
+        last: The newest so many, the new one among them.
+        every: All whose step is a multiple of this, for ever; 0 for none.
+    """
+
+    last: int = 3
+    every: int = 0
 
 
 def folder_of(run: Path) -> Path:
@@ -31,7 +46,7 @@ def step_folder(run: Path, step: int) -> Path:
 def step_folders(run: Path) -> list[Path]:
     """Folders of a run's checkpoints, newest first; whether they are whole is not looked at."""
     found = [path for path in folder_of(run).glob("step-*") if _STEP.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
 
 
 def open_checkpoint(path: Path) -> CheckpointReader:
@@ -71,10 +86,9 @@ def recover(run: Path) -> None:
         if original.exists():
             remove(aside)
         else:
-            aside.rename(original)
-            flush(original.parent)
+            rename(aside, original)
     for unfinished in folder_of(run).glob("step-*.tmp"):
-        shutil.rmtree(unfinished)
+        remove(unfinished)
 
 
 def set_aside(folder: Path) -> Path:
@@ -82,19 +96,23 @@ def set_aside(folder: Path) -> Path:
     aside = folder.with_suffix(".damaged")
     if aside.exists():
         shutil.rmtree(aside)
-    folder.rename(aside)
-    flush(folder.parent)
+    rename(folder, aside)
     return aside
 
 
-def remove_old(run: Path, keep_last: int) -> None:
-    """Deletes all but the newest ``keep_last`` checkpoints; folders without a manifest do not count, and go."""
+def remove_old(run: Path, kept: Kept) -> None:
+    """Deletes checkpoints that are no longer wanted; incomplete folders do not count among the newest."""
     complete = 0
     for folder in step_folders(run):
-        if complete < keep_last and _is_complete(folder):
+        is_milestone = kept.every > 0 and _step_of(folder) % kept.every == 0
+        if complete < kept.last and _is_complete(folder):
             complete += 1
-        else:
+        elif not (is_milestone and (folder / MANIFEST_FILE).exists()):
             remove(folder)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _is_complete(folder: Path) -> bool:

@@ -61,7 +61,10 @@ class Stateful(Protocol):
     topology: Topology
 
     def state_of(self, entries: Iterable[Entry]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Each tensor's ``weight`` and moments in fp32, on the rank that owns it alone; all ranks exhaust it."""
+        """Each tensor's ``weight`` and moments in fp32, on the rank that owns it alone; all ranks exhaust it.
+
+        They are copies on the CPU: what training does afterwards does not change them.
+        """
         ...
 
     def load_state(self, getter: Callable[[str], Mapping[str, Tensor]], step: int) -> None:

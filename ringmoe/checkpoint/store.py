@@ -8,7 +8,7 @@ reading one tensor.
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ringmoe.checkpoint.disk import flush, sha256_of, write_text, writing
+from ringmoe.checkpoint.disk import flush, rename, sha256_of, write_text, writing
 from ringmoe.checkpoint.manifest import (
     MANIFEST_FILE,
     FileEntry,
@@ -32,6 +32,7 @@ from ringmoe.checkpoint.manifest import (
     write_manifest,
 )
 from ringmoe.errors import CheckpointError
+from ringmoe.faults import point
 
 Kind = Literal["weights", "optimizer"]
 CONFIG_FILE = "config.json"
@@ -88,6 +89,7 @@ class ShareWriter:
         file = f"{kind}-{self._rank + self._num_files[kind] * self._world:05d}.safetensors"
         path, pending = self._folder / file, self._pending[kind]
         with writing(path):
+            point(f"write {path.name}")
             save_file(pending, path)
             flush(path)
             self._table.files[file] = FileEntry(path.stat().st_size, sha256_of(path))
@@ -131,16 +133,18 @@ def finish(
         flush(folder)
         replaced = final.with_name(f"{final.name}.old")
         if final.exists():
-            final.rename(replaced)
-        folder.rename(final)
-        flush(final.parent)
+            rename(final, replaced)
+        rename(folder, final)
         if replaced.exists():
             remove(replaced)
 
 
 def remove(path: Path) -> None:
     """Deletes a checkpoint, its manifest first, so that what an interruption leaves is not taken for good."""
-    (path / MANIFEST_FILE).unlink(missing_ok=True)
+    point(f"delete {path.name}")
+    with suppress(OSError):
+        (path / MANIFEST_FILE).unlink()
+    point(f"delete the rest of {path.name}")
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -45,20 +45,22 @@ def reduce_metrics(values: Mapping[str, tuple[Tensor, Reduction]]) -> dict[str, 
     return reduced
 
 
-def gather_json(value: Any) -> list[Any]:
+def gather_json(value: Any, group: Any = None) -> list[Any]:
     """What each rank gave, in the order of the ranks, on every rank.
 
     Args:
         value: Anything that JSON can hold.
+        group: A process group of all ranks; None for the one of the job.
     """
     if world_size() == 1:
         return [value]
     content = _encode(value)
-    lengths = [torch.tensor(0, device=_device()) for _ in range(world_size())]
-    dist.all_gather(lengths, torch.tensor(len(content), device=_device()))
+    device = _device(group)
+    lengths = [torch.tensor(0, device=device) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor(len(content), device=device), group)
     longest = int(max(length.item() for length in lengths))
-    parts = [_tensor(b"", longest) for _ in lengths]
-    dist.all_gather(parts, _tensor(content, longest))
+    parts = [_tensor(b"", longest, device) for _ in lengths]
+    dist.all_gather(parts, _tensor(content, longest, device), group)
     return [_decode(part, int(length.item())) for part, length in zip(parts, lengths, strict=True)]
 
 
@@ -82,18 +84,19 @@ def barrier(reason: str) -> None:
         raise RuntimeError(f"rank {dist.get_rank()} waited in vain for the others ({reason}): {error}") from error
 
 
-def _device() -> torch.device:
-    """Where the backend expects its tensors."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+def _device(group: Any = None) -> torch.device:
+    """Where the backend of a group, None for the one of the job, expects its tensors."""
+    on_gpu = dist.get_backend(group) == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 def _encode(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _tensor(content: bytes, length: int) -> Tensor:
+def _tensor(content: bytes, length: int, device: torch.device) -> Tensor:
     """Bytes as a tensor of ``length``, zeros behind them."""
-    return torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8).to(_device())
+    return torch.frombuffer(bytearray(content.ljust(length, b"\0")), dtype=torch.uint8).to(device)
 
 
 def _decode(data: Tensor, length: int) -> Any:

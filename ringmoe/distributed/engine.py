@@ -9,7 +9,7 @@ of ranks loads on any other.
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ringmoe.distributed.collectives import gather_json
 from ringmoe.distributed.engine_file import EngineConfig, check_engine_file, read_engine_file
 from ringmoe.distributed.launch import device_type
 from ringmoe.distributed.topology import Topology
@@ -65,6 +66,8 @@ class Engine:
         self.model = model
         self.topology = topology
         self._inner = inner
+        self._owners: dict[str, int] | None = None  # agreed when the state is first asked for
+        self._parted: frozenset[str] = frozenset()
 
     def forward(self, *inputs: Any) -> Any:
         """The model's output for a micro-batch."""
@@ -122,20 +125,19 @@ class Engine:
             it alone.
         """
         entries = list(entries)
-        rank = dist.get_rank()
-        sizes = {entry.name: entry.tensor.numel() for entry in entries}
-        experts = {entry.name for entry in entries if self._is_spread(entry)}
-        owners = self.topology.owners(
-            rank,
-            shared={name: size for name, size in sizes.items() if name not in experts},
-            experts={name: size for name, size in sizes.items() if name in experts},
-        )
+        if self._owners is None:
+            self._owners = self._agree_on_owners(entries)
+        rank, kinds = dist.get_rank(), ("weight", *MOMENTS)
         for parameter, slices in by_parameter(entries):
-            whole = {"weight": safe_get_full_fp32_param(parameter)}
-            whole |= {moment: safe_get_full_optimizer_state(parameter, moment) for moment in MOMENTS}
+            # the few that lie across the border of two shards are put together; all others are copied where they are
+            parted = {entry.name for entry in slices} & self._parted
+            whole = {kind: _gathered(parameter, kind) for kind in kinds} if parted else {}
             for entry in slices:
-                if owners[entry.name] == rank:
-                    yield entry.name, {kind: _part(value, entry) for kind, value in whole.items()}
+                if self._owners[entry.name] == rank:
+                    if entry.name in parted:
+                        yield entry.name, {kind: _part(value, entry) for kind, value in whole.items()}
+                    else:
+                        yield entry.name, {kind: _in_shard(entry, kind) for kind in kinds}
 
     def load_state(self, getter: Callable[[str], Mapping[str, Tensor]], step: int) -> None:
         """Sets weights, masters and moments to saved ones, at any world, expert-parallel size and ZeRO stage.
@@ -166,6 +168,20 @@ class Engine:
     def close(self) -> None:
         """Lets go of the model: its parameters keep their values and lose the engine's hooks."""
         self._inner.destroy()
+
+    def _agree_on_owners(self, entries: Sequence[Entry]) -> dict[str, int]:
+        """Who saves each tensor that this rank holds: whose shard of the optimiser it lies in, or one of several."""
+        rank = dist.get_rank()
+        held = gather_json([entry.name for entry in entries if _is_in_shard(entry)])
+        owners = {name: owner for owner, names in enumerate(held) for name in names}
+        sizes = {entry.name: entry.tensor.numel() for entry in entries if entry.name not in owners}
+        self._parted = frozenset(sizes)
+        experts = {entry.name for entry in entries if self._is_spread(entry)}
+        return owners | self.topology.owners(
+            rank,
+            shared={name: size for name, size in sizes.items() if name not in experts},
+            experts={name: size for name, size in sizes.items() if name in experts},
+        )
 
     def _is_spread(self, entry: Entry) -> bool:
         return entry.index is not None and self.topology.expert_parallel > 1
@@ -275,6 +291,42 @@ def _create_moments(inner: Any) -> None:
             optimizer.state[shard] = {moment: torch.zeros_like(shard) for moment in MOMENTS}
             optimizer.state[shard]["step"] = torch.zeros((), device=shard.device)
     inner.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _is_in_shard(entry: Entry) -> bool:
+    """Whether this rank's shard of the optimiser's state holds all of an entry."""
+    fragment = _fragment(entry.parameter)
+    if fragment is None:
+        return False
+    first, held = _first(entry), fragment.lp_fragment_address
+    return bool(held.start <= first and first + entry.tensor.numel() <= held.start + held.numel)
+
+
+def _in_shard(entry: Entry, kind: str) -> Tensor:
+    """A copy on the CPU of an entry's values, which this rank's shard holds; DeepSpeed keeps shards flat."""
+    fragment = _fragment(entry.parameter)
+    flat = fragment.get_hp_fragment(None if kind == "weight" else kind)
+    first = _first(entry) - fragment.lp_fragment_address.start
+    values: Tensor = flat.detach().narrow(0, first, entry.tensor.numel()).view(entry.tensor.shape)
+    return values.to("cpu", torch.float32, copy=True)
+
+
+def _fragment(parameter: nn.Parameter) -> Any:
+    """What DeepSpeed says of the part of a parameter that this rank's shard holds; None for no part."""
+    return vars(parameter)["_hp_mapping"]
+
+
+def _first(entry: Entry) -> int:
+    """Where an entry begins in its flattened parameter."""
+    return 0 if entry.index is None else entry.index * entry.tensor.numel()
+
+
+def _gathered(parameter: nn.Parameter, kind: str) -> Tensor:
+    """A parameter's values from the shards of all ranks that hold it. Collective among them."""
+    whole: Tensor = (
+        safe_get_full_fp32_param(parameter) if kind == "weight" else safe_get_full_optimizer_state(parameter, kind)
+    )
+    return whole
 
 
 def _part(value: Tensor, entry: Entry) -> Tensor:

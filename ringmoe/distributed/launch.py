@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from ringmoe.distributed.environment import Launcher, Place, find_place, num_threads
 from ringmoe.errors import ConfigError, RingMoEError
+from ringmoe.faults import point
 
 # what glibc's mallopt calls the options
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -62,6 +63,7 @@ def start(timeout: timedelta = timedelta(minutes=30)) -> World:
     Raises:
         ConfigError: The environment is incomplete or contradicts itself, or there are fewer GPUs than ranks.
     """
+    point("start")
     place = find_place(os.environ)
     device = _device(place)
     os.environ.update(place.variables())  # DeepSpeed and torch read them there
@@ -74,6 +76,7 @@ def start(timeout: timedelta = timedelta(minutes=30)) -> World:
         os.environ["LOCAL_RANK"] = str(device.index)  # from which DeepSpeed takes the GPU
     else:
         _keep_freed_memory()
+    point("meet")
     if not dist.is_initialized():
         _meet(place, device, timeout)
     return World(rank=place.rank, local_rank=place.local_rank, size=place.size, launcher=place.launcher, device=device)
@@ -179,9 +182,10 @@ def follow_launcher(launcher: Launcher, interval: float = 0.5, grace: float = 60
     if launcher in ("none", "variables"):
         return  # whoever started it, a shell perhaps, may end before it
     watched = _launchers_above(os.getpid())
+    is_orphan = _is_orphan(launcher, watched)
 
     def watch() -> None:
-        while all(_parent_of(child) == parent for child, parent in watched.items()):
+        while not is_orphan and all(_parent_of(child) == parent for child, parent in watched.items()):
             time.sleep(interval)
         with suppress(OSError):  # the launcher may have been the reader of this output
             print(f"process {os.getpid()}: the {launcher} launcher is gone, ending", file=sys.stderr, flush=True)
@@ -202,6 +206,26 @@ def _launchers_above(process: int) -> dict[int, int]:
         process = parents[process]
         parents[process] = above
     return parents
+
+
+def _is_orphan(launcher: Launcher, parents: Mapping[int, int]) -> bool:
+    """Whether the launcher was gone already when this rank, busy with its imports until then, looked for it."""
+    outermost = list(parents.values())[-1]
+    if launcher == "deepspeed" and not _is_launcher(outermost):
+        outermost = _parent_of(outermost)  # that of the machine may have lost the one of the job
+    return _takes_orphans_in(outermost)
+
+
+def _takes_orphans_in(process: int) -> bool:
+    """Whether a process is the system's first or one of systemd's, unless that is a launcher itself."""
+    if process == 0:
+        return True
+    try:
+        words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return True
+    name = os.path.basename(words[0])
+    return name == b"systemd" or (process == 1 and not name.startswith(b"python") and not _is_launcher(process))
 
 
 def _parent_of(process: int) -> int:

@@ -15,6 +15,7 @@ from ringmoe.distributed.launch import World
 from ringmoe.distributed.lean import LeanEngine
 from ringmoe.distributed.topology import Topology
 from ringmoe.distributed.training_engine import TrainingEngine
+from ringmoe.faults import point
 from ringmoe.layers.init import initialise
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.moe.experts import recompute_hidden
@@ -53,6 +54,7 @@ def build_trainer(config: RunConfig, world: World) -> Trainer:
     Raises:
         RingMoEError: See ``build_engine`` and ``Loader``.
     """
+    point("build")
     loader = train_loader(config, rank=world.rank, world=world.size)
     model, engine = build_model_and_engine(config, world)
     return Trainer(config, world, model, engine, loader, list(_callbacks(config, world, loader)))

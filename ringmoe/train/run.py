@@ -126,7 +126,10 @@ class RunConfig:
     Attributes:
         output: Folder of checkpoints, metrics, TensorBoard logs and pictures; starting again with it continues the run.
         seed: Fixes first weights, order of samples, crops, masks and gate noise.
-        keep_last: Checkpoints that stay.
+        keep_last: The newest so many checkpoints stay.
+        keep_every: And all whose step is a multiple of this, for ever; 0 for none.
+        save_beside: Write checkpoints beside training, which then waits only while each rank copies its share of
+            weights and moments (12 bytes for each parameter) into host memory, not until they are on the disk.
         hang_after: Seconds after which a step that does not end is taken for a hang, or ten times the step before if
             that is more, or all attempts at a tile that is fetched by URL: all ranks write their stacks to ``stacks``
             in ``output``, and the job ends. Between steps ten times that are allowed, and time to save. 0 waits for
@@ -145,6 +148,8 @@ class RunConfig:
     output: Path = Path("runs/pretrain")
     seed: int = 0
     keep_last: int = 3
+    keep_every: int = 0
+    save_beside: bool = False
     hang_after: float = 120.0
     model: RingMoEConfig = field(default_factory=RingMoEConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -157,11 +162,17 @@ class RunConfig:
     numbers: NumbersConfig = field(default_factory=NumbersConfig)
 
     def __post_init__(self) -> None:
-        """Checks the range.
+        """Checks the ranges.
 
         Raises:
-            ConfigError: ``hang_after`` is negative.
+            ConfigError: One of them is out of range.
         """
+        if self.keep_last < 1:
+            raise ConfigError(f"keep_last is {self.keep_last} checkpoints; expected at least 1, the newest")
+        if self.keep_every < 0:
+            raise ConfigError(
+                f"keep_every is {self.keep_every} steps; expected more, or 0 to keep the newest ones alone"
+            )
         if self.hang_after < 0:
             raise ConfigError(f"hang_after is {self.hang_after} seconds; expected more, or 0 to wait for ever")
 

@@ -19,7 +19,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
         several = dist.is_initialized() and dist.get_world_size() > 1
         # the ranks agree on the host: an exchange on the device would have the host wait for the step to end
         self._group: Any = dist.new_group(backend="gloo") if several else None
@@ -32,11 +32,15 @@ class StopRequest:
         dist.all_reduce(asked, op=dist.ReduceOp.MAX, group=self._group)
         return bool(asked)
 
+    def ask(self) -> None:
+        """Asks all ranks to stop, from this one."""
+        self._asked = True
+
     def close(self) -> None:
         """Gives the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.ask()
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -8,12 +8,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ringmoe.checkpoint.load import load_latest
-from ringmoe.checkpoint.save import save_checkpoint
+from ringmoe.checkpoint.runs import Kept
+from ringmoe.checkpoint.saver import Saver
 from ringmoe.checkpoint.state import TrainerState
 from ringmoe.config import to_dict, to_yaml
 from ringmoe.data.loader import Loader
 from ringmoe.distributed.launch import World
 from ringmoe.distributed.training_engine import TrainingEngine
+from ringmoe.faults import point
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.contract import contract_of, fingerprint_of
@@ -35,6 +37,7 @@ class Trainer:
         engine: Takes its optimiser steps.
         loader: This rank's batches.
         callbacks: Everything periodic, in the order in which their hooks are called.
+        saver: Writes checkpoints.
         step: Optimiser steps done.
         clock: Where the time of the steps goes; the model's exchanges tell it their part.
         metrics: Values of the steps since the last flush.
@@ -57,6 +60,8 @@ class Trainer:
         self.engine = engine
         self.loader = loader
         self.callbacks = callbacks
+        kept = Kept(last=config.keep_last, every=config.keep_every)
+        self.saver = Saver(config.output, kept, beside=config.save_beside)
         self.step = 0
         self.clock = model.parallel.clock
         self.metrics = Metrics()
@@ -87,6 +92,7 @@ class Trainer:
             TrainingError: Loss or gradient were no longer finite, several steps in a row.
         """
         self.resume()
+        point("train")
         if self.is_complete:
             self.say(f"{self.config.output} has all its {self.num_steps} steps: nothing to do (--schedule.steps)")
             return
@@ -96,6 +102,7 @@ class Trainer:
             for callback in self.callbacks:
                 stack.callback(callback.close)
                 callback.start(self)
+            stack.enter_context(closing(self.saver))
             steps = stack.enter_context(closing(self.loader.iterate(self.step)))
             while not self.is_complete and not stop.agreed():
                 for callback in self.callbacks:
@@ -110,6 +117,8 @@ class Trainer:
                     self.flush()
                 for callback in self.callbacks:
                     callback.after_step(self)
+                if self.saver.has_failed:
+                    stop.ask()
             self.flush()
             for callback in self.callbacks:
                 callback.finish(self)
@@ -156,7 +165,7 @@ class Trainer:
             (self.config.output / SETTINGS_FILE).write_text(to_yaml(self.config), encoding="utf-8")
 
     def save(self) -> None:
-        """Saves the run: weights, moments, place in the data, state of the callbacks. Collective."""
+        """Saves the run, or begins to: weights, moments, place in the data, state of the callbacks. Collective."""
         documents = {name: values for callback in self.callbacks for name, values in callback.documents().items()}
         state = TrainerState(
             step=self.step,
@@ -167,14 +176,8 @@ class Trainer:
             schedule=to_dict(self.config.schedule),
             callbacks={type(callback).__name__: state for callback in self.callbacks if (state := callback.state())},
         )
-        save_checkpoint(
-            self.config.output,
-            self.engine,
-            state,
-            config=contract_of(self.config.model, self.loader),
-            keep_last=self.config.keep_last,
-            documents=documents,
-        )
+        config = contract_of(self.config.model, self.loader)
+        self.saver.save(self.engine, state, config=config, documents=documents)
 
     def resume(self) -> None:
         """Goes back to the newest complete checkpoint, if there is one, and says so. Collective.

@@ -169,6 +169,32 @@ def test_numbers_that_go_wrong_stop_the_run_unsaved_and_name_the_samples(train, 
     assert not step_folders(tmp_path / "run")
 
 
+class InTheWay(Callback):
+    """Takes the place of the checkpoints, so that none can be written."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def before_step(self, trainer: Trainer) -> None:
+        if trainer.step + 1 == self._step:
+            trainer.config.output.mkdir(exist_ok=True)
+            (trainer.config.output / "checkpoints").write_text("")
+
+
+def test_a_save_beside_training_that_fails_stops_the_run_at_the_next_step(train, tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        train(tmp_path / "run", InTheWay(2), steps=1_000, options="--save-beside --every.checkpoint 2")
+    assert len(rows_of(tmp_path / "run")) < 50
+
+
+def test_a_run_that_is_saved_beside_training_is_the_same(train, tmp_path):
+    train(tmp_path / "waiting", steps=5, options="--every.checkpoint 1")
+    train(tmp_path / "beside", steps=5, options="--every.checkpoint 1 --save-beside --keep-last 1 --keep-every 2")
+    assert rows_of(tmp_path / "beside") == rows_of(tmp_path / "waiting")
+    assert weights_of(tmp_path / "beside") == weights_of(tmp_path / "waiting")
+    assert [path.name[-1] for path in step_folders(tmp_path / "beside")] == ["5", "4", "2"]
+
+
 def test_a_folder_of_another_run_is_refused(finished, train):
     with pytest.raises(CheckpointError, match=r"model\.top_k is 1 in the checkpoint, 2 in this run"):
         train(finished, steps=70, options="--model.top-k 2")

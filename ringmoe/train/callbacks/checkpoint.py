@@ -33,9 +33,10 @@ class Checkpoint(Callback):
                 trainer.say(f"not saved after step {trainer.step}: its numbers were not finite")
 
     def finish(self, trainer: "Trainer") -> None:
-        """Saves what the interval has not saved."""
+        """Saves what the interval has not saved, and waits until it is on the disk."""
         if trainer.step != self._saved_step:
             self._save(trainer)
+        trainer.saver.wait()
 
     def _save(self, trainer: "Trainer") -> None:
         trainer.flush()

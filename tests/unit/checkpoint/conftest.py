@@ -59,13 +59,11 @@ class Run:
         for entry in entries:
             of_parameter = self.optimizer.state[entry.parameter]
             moments = {kind: of_parameter[kind] for kind in MOMENTS}
-            yield (
-                entry.name,
-                {
-                    "weight": entry.tensor,
-                    **{kind: value if entry.index is None else value[entry.index] for kind, value in moments.items()},
-                },
-            )
+            state = {
+                "weight": entry.tensor,
+                **{kind: value if entry.index is None else value[entry.index] for kind, value in moments.items()},
+            }
+            yield entry.name, {kind: value.detach().clone() for kind, value in state.items()}
 
     def load_state(self, getter: Callable[[str], Mapping[str, Tensor]], step: int) -> None:
         self.step = step

@@ -72,7 +72,7 @@ def test_old_checkpoints_go_and_latest_names_the_newest(new_run, save_run, tmp_p
     run = new_run()
     for _ in range(4):
         run.train(2)
-        save_run(run, keep_last=2)
+        save_run(run, kept=runs.Kept(last=2))
     assert names(tmp_path) == ["latest", "step-00000006", "step-00000008"]
     assert (runs.folder_of(tmp_path) / "latest").read_text() == "step-00000008\n"
 
@@ -95,9 +95,20 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(
     assert "Going on from" in caplog.text
     assert names(tmp_path) == ["latest", "step-00000002", "step-00000004.damaged"]
     assert again.train(2) == expected
-    save_run(again, keep_last=1)
+    save_run(again, kept=runs.Kept(last=1))
     assert names(tmp_path) == ["latest", "step-00000004", "step-00000004.damaged"]
     assert resume(new_run()).step == 4
+
+
+def test_every_so_many_steps_one_stays_for_ever(new_run, save_run, tmp_path):
+    run = new_run()
+    for _ in range(7):
+        run.train(1)
+        save_run(run, kept=runs.Kept(last=2, every=3))
+        (runs.step_folder(tmp_path, 2) / "manifest.json").unlink(
+            missing_ok=True
+        )  # no longer complete: not worth a place
+    assert [path.name[-1] for path in runs.step_folders(tmp_path)] == ["7", "6", "3"]
 
 
 def test_when_all_are_damaged_nothing_starts_anew_in_silence(new_run, save_run, resume, tmp_path):
@@ -184,12 +195,12 @@ def test_a_full_disk_leaves_the_older_one(new_run, save_run, resume, tmp_path, c
 def test_replacing_a_checkpoint_never_leaves_none(new_run, save_run, resume, tmp_path):
     run = new_run()
     run.train(2)
-    folder = save_run(run, keep_last=1)
+    folder = save_run(run, kept=runs.Kept(last=1))
     folder.rename(folder.with_name(f"{folder.name}.old"))  # as after a kill between the two renames of a second save
     assert resume(new_run()).step == 2
     assert names(tmp_path) == ["latest", "step-00000002"]
     shutil.copytree(folder, folder.with_name(f"{folder.name}.old"))  # as after a kill before the old one is deleted
-    save_run(run, keep_last=1)
+    save_run(run, kept=runs.Kept(last=1))
     assert names(tmp_path) == ["latest", "step-00000002"]
 
 
