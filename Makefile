@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help setup demo test test-fast reliability bench bench-full bench-14b check lint types clean
 
 help: ## List what can be made
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /  make \1\t/' | expand -t 20
 
 setup: $(STAMP) ## Make .venv with everything that is needed (about 3 minutes, 7 GB)
 
@@ -41,8 +41,10 @@ test: $(STAMP) ## Run the tests
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow and not distributed and not reliability"
 
-reliability: $(STAMP) ## Run the tests of docs/reliability.md that take minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m reliability
+reliability: $(STAMP) ## Run the tests of docs/reliability.md that take minutes, and write its table of kills
+	records=$$(mktemp -d); trap 'rm -rf "$$records"' EXIT
+	RELIABILITY_RECORDS=$$records $(BIN)/python -m pytest -n 2 --dist loadgroup -m "reliability or kills"
+	$(BIN)/python -m tests.reliability.page "$$records"
 
 bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables (25 minutes on two cores, other work beside it)
 	$(BIN)/python benchmarks/run.py

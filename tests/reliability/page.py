@@ -1,0 +1,77 @@
+"""Puts what the kills showed into the page about reliability.
+
+python -m tests.reliability.page FOLDER    # of the records of a run of the matrix
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.reliability.matrix import KILLS, Kill
+
+RESULTS = Path(__file__).parent / "kills.json"
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+BEGIN, END = "<!-- kills -->\n", "<!-- /kills -->"
+Record = dict[str, Any]
+
+
+def table(records: Sequence[Record]) -> str:
+    """A line for each kill, and one that adds them up.
+
+    Args:
+        records: What was seen of each kill, as the test writes it.
+    """
+    kills = {kill.name: kill for kill in KILLS}
+    slowest = max(record["seconds"] for record in records)
+    lines = [
+        f"{len(records)} of the {len(KILLS)} kills were seen; the slowest job took {slowest:.1f} s to be gone.",
+        "",
+        "| phase | where | killed | exit code | gone after | resumed after step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        kill = kills[record["name"]]
+        codes = " and ".join(map(str, record["codes"]))
+        resumed = record["resumed after"] or "none: anew"
+        cells = [kill.phase, _where(kill), _killed(kill), codes, f"{record['seconds']:.1f} s", resumed]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, records: Sequence[Record]) -> str:
+    """The page with the table of these records."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{table(records)}\n{END}{after}"
+
+
+def _where(kill: Kill) -> str:
+    words = f"`{kill.place}`" + (f", visit {kill.visit}" if kill.visit > 1 else "") + f", rank {kill.rank}"
+    words += f"; `{kill.torn}` cut to half" if kill.torn else ""
+    return words + ("; resumed once already" if kill.interrupted else "") + ("; beside training" if kill.beside else "")
+
+
+def _killed(kill: Kill) -> str:
+    victims = "`deepspeed`" if kill.victims == "the launcher" else kill.victims
+    return (
+        victims
+        + (", by SIGTERM" if kill.signal == "SIGTERM" else "")
+        + (" (under `deepspeed`)" if kill.launcher and kill.victims != "the launcher" else "")
+    )
+
+
+def main(folder: Path) -> None:
+    """Takes the records of a run and writes file and page; records of kills that it left out stay."""
+    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    new = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    of_name = {record["name"]: record for record in [*old, *new]}
+    records = [of_name[kill.name] for kill in KILLS if kill.name in of_name]
+    RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n", encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), records), encoding="utf-8")
+    print(f"{len(new)} kills recorded: {RESULTS}, {PAGE}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
