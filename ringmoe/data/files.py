@@ -21,6 +21,10 @@ class OpenFiles:
         self._open_file = open_file
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
+    def __del__(self) -> None:
+        """Closes what nobody has closed."""
+        self.close()
+
     def fill(
         self, files: Sequence[int], offsets: Sequence[int], targets: Sequence[memoryview], names: Sequence[str]
     ) -> Iterator[slice]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,8 +66,18 @@ class _Stored:
     name: str
 
 
+class _Opened(NamedTuple):
+    """The shards as one process has them open; its threads take turns, for one may close what another reads from."""
+
+    process: int
+    shards: Shards
+    lock: Lock
+
+
 class PlaceReader:
     """The samples of one split, by number; a map-style data set for torch. They lie here or at a URL.
+
+    Threads may share a reader, and it may be pickled; a process that gets it opens the files itself.
 
     Attributes:
         statistics: The input contract of each modality, as that of single tiles.
@@ -87,15 +98,32 @@ class PlaceReader:
         self._shards = manifest.grouped.splits[split].shards
         manifest.check_sizes(self._shards)
         self.statistics: dict[str, InputStatistics] = {key: manifest.inputs(key) for key in manifest.grouped.modalities}
-        self._folder = manifest.folder
-        self._grouped = manifest.grouped
+        self._manifest = manifest
+        self._split = split
         self._ends = np.cumsum([shard.samples for shard in self._shards])
         self._verify = verify
-        self._opened: tuple[int, Shards] | None = None
+        self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a worker process gets of it: files and connections are each process's own."""
-        return vars(self) | {"_opened": None}
+        state = vars(self) | {"_opened": None}
+        del state["_rows"]  # would be copied, although it is mapped into memory
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Maps the index.
+
+        Raises:
+            ShardError: It cannot be read here.
+        """
+        vars(self).update(state)
+        self._rows = self._manifest.open_rows(self._split)
+
+    def close(self) -> None:
+        """Closes the files; a later read opens them again."""
+        opened = self._open()
+        with opened.lock:
+            opened.shards.close()
 
     def __len__(self) -> int:
         """How many samples there are."""
@@ -125,15 +153,25 @@ class PlaceReader:
         wanted = [self._find(range(len(self))[number]) for number in numbers]
         stored = [memoryview(bytearray(each.length)) for each in wanted]
         places = [each.shard for each in wanted], [each.offset for each in wanted]
-        for _ in self._open().fill(*places, stored, [each.name for each in wanted]):
-            pass
+        opened = self._open()
+        with opened.lock:
+            for _ in opened.shards.fill(*places, stored, [each.name for each in wanted]):
+                pass
         return [self._sample(each, content) for each, content in zip(wanted, stored, strict=True)]
 
-    def _open(self) -> Shards:
-        """The shards, opened by this process: connections do not outlive a fork."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), copy(self._folder).open(self._shards)
-        return self._opened[1]
+    def _open(self) -> _Opened:
+        """The shards, opened by this process: of connections and threads that hold a lock none outlives a fork."""
+        opened = self._opened
+        if opened is None or opened.process != os.getpid():
+            opened = _Opened(os.getpid(), copy(self._manifest.folder).open(self._shards), Lock())
+            self._opened = opened
+        return opened
+
+    def _renew(self, of: _Stored, stored: memoryview) -> bool:
+        """Reads a sample again from its source; False where that is where it came from."""
+        opened = self._open()
+        with opened.lock:
+            return opened.shards.renew(of.shard, of.offset, stored, of.name)
 
     def _find(self, number: int) -> _Stored:
         """Where a sample lies.
@@ -143,8 +181,8 @@ class PlaceReader:
         """
         row = self._rows[number]
         shard = int(np.searchsorted(self._ends, number, side="right"))
-        size, places = self._shards[shard].bytes, self._grouped.places
-        path = self._folder.where(self._shards[shard].name)
+        size, places = self._shards[shard].bytes, self._manifest.grouped.places
+        path = self._manifest.folder.where(self._shards[shard].name)
         begin, end = int(row["offset"]), int(row["offset"]) + int(row["length"])
         if row["place"] >= len(places) or end > size:
             raise ShardError(
@@ -184,7 +222,7 @@ class PlaceReader:
                     raise ShardError(f"{of.name}: its content is not what was written (wrong checksum). {REMEDY}")
                 break
             except ShardError:
-                if turn == RENEWALS or not self._open().renew(of.shard, of.offset, stored, of.name):
+                if turn == RENEWALS or not self._renew(of, stored):
                     raise
         return contents
 
@@ -201,12 +239,12 @@ class PlaceReader:
         Raises:
             ShardError: They are not there, or are others.
         """
-        codec = self._grouped.codec
+        codec = self._manifest.grouped.codec
         where = f"{sample}.{name}.{SUFFIX[codec]}"
         if member is None:
             raise ShardError(f"{where}: the manifest has no such scene in its place. {REMEDY}")
         inputs = self.statistics[member.modality]
-        side = self._grouped.tile * member.ratio
+        side = self._manifest.grouped.tile * member.ratio
         dtypes = {group.dtype for group in inputs.groups}
         if (record.modality, record.size) != (member.modality, side) or record.dtype not in dtypes:
             raise ShardError(

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_ranges_of_many_files_arrive_where_they_belong(paths, monkeypatch, most_
     reader.close()
     assert not reader._descriptors
     assert _fill(reader, [(0, 1)]).tolist() == _expected(paths, [(0, 1)])
+
+
+def test_files_of_a_reader_that_is_forgotten_are_closed(paths):
+    reader = _open(paths)
+    _fill(reader, [(number, 0) for number in range(7)])
+    descriptors = list(reader._descriptors.values())
+    assert [os.readlink(f"/proc/self/fd/{each}") for each in descriptors] == list(map(str, paths))
+    del reader
+    assert not [each for each in descriptors if Path(f"/proc/self/fd/{each}").exists()]
 
 
 def test_what_is_not_in_memory_is_read_too(paths):

@@ -3,10 +3,13 @@
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import rasterio
 import webdataset as wds
 
 from ringmoe.cli.main import VERBS
+from ringmoe.data import files
 from ringmoe.data.build import build
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.manifest import Manifest
@@ -88,6 +92,37 @@ def test_samples_hold_the_same_ground_of_every_scene(folder, shards):
     assert last.series("opt") == []
     with pytest.raises(IndexError):
         PlaceReader(shards, "train")[len(found)]
+
+
+def test_threads_share_a_reader(shards, monkeypatch):
+    """Of which each would close what the other reads from."""
+    monkeypatch.setattr(files, "_MOST_OPEN", 1)
+    assert len(shards.grouped.splits["train"].shards) > 1
+    reader = PlaceReader(shards, "train")
+    expected = [sample.key for sample in reader]
+    read = os.preadv
+
+    def slowly(*wanted):
+        time.sleep(1e-3)  # in which others get a turn
+        return read(*wanted)
+
+    monkeypatch.setattr(os, "preadv", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        assert [sample.key for sample in pool.map(reader.__getitem__, range(0, len(reader), 2))] == expected[::2]
+
+
+def test_a_reader_is_pickled_without_its_index_and_closed(shards):
+    reader = PlaceReader(shards, "train")
+    key = reader[3].key
+    stored = pickle.dumps(reader)
+    assert reader._rows.tobytes() not in stored
+    other = pickle.loads(stored)
+    assert isinstance(other._rows, np.memmap)
+    assert other[3].key == key
+    assert reader._opened.shards._descriptors
+    reader.close()
+    assert not reader._opened.shards._descriptors
+    assert reader[3].key == key
 
 
 def test_what_is_in_no_place_is_named(shards):
