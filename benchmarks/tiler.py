@@ -107,7 +107,7 @@ def _huge_scene(path: Path) -> Path:
 
 def _peak_of_building(scene: Path, out: Path) -> int:
     """Bytes that this process, a fresh one, takes at most while it builds the shards of a scene."""
-    whole = BuildConfig(tiles_per_shard=1 << 20)  # in one go, which takes the most memory
+    whole = BuildConfig(tiles_per_shard=1 << 20)  # as one unit: no rows are kept for the next, 256 MiB at most
     entry = build([scene], out, whole).manifest.modalities["ms"]
     assert entry.num_kept > 0
     lines = Path("/proc/self/status").read_text().splitlines()

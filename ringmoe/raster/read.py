@@ -158,49 +158,66 @@ def _strips(
 
     Yields:
         The windows' first rows, the pixels, and what the masks say of them.
+
+    Raises:
+        SceneError: The scene cannot be read; in the same words whatever was kept, for manifests quote them.
+    """
+    try:
+        yield from _read_strips(scene, masks, starts, tile, kept)
+    except UnusableError as unusable:
+        if kept is not None:
+            for _ in _strips(scene, masks, starts, tile, None):
+                pass  # until it says what it would have said
+        raise SceneError(f"scene {scene.name}: {unusable.message}") from unusable
+
+
+def _read_strips(
+    scene: Scene, masks: tuple[Mask, ...], starts: range, tile: int, kept: KeptRows | None
+) -> Iterator[tuple[range, Pixels, Marks]]:
+    """The strips, and rows kept for whoever comes next.
+
+    Raises:
+        UnusableError: A band or a mask cannot be read.
     """
     num_channels = registry.get(scene.modality).num_channels
     row_bytes = num_channels * scene.width * np.dtype(scene.dtype).itemsize
-    every, last, following = starts, starts[-1] + tile, starts[-1] + starts.step
-    try:
-        with open_scene(scene) as bands, open_masks(scene, masks) as marks:
-            block = bands.block_rows
-            carried_CHW = None if kept is None else kept.take(scene, starts[0])
-            if carried_CHW is None:
-                carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
-            read_to = starts[0] + carried_CHW.shape[1]
-            while starts:
-                read_from = max(read_to, starts[0])  # a stride beyond the tile leaves rows that no window needs
+    last, following = starts[-1] + tile, starts[-1] + starts.step
+    with open_scene(scene) as bands, open_masks(scene, masks) as marks:
+        block = bands.block_rows
+        carried_CHW = None if kept is None else kept.take(scene, starts[0])
+        if carried_CHW is None:
+            carried_CHW = np.empty((num_channels, 0, scene.width), dtype=scene.dtype)
+        read_to = starts[0] + carried_CHW.shape[1]
+        while starts:
+            read_from = max(read_to, starts[0])  # a stride beyond the tile leaves rows that no window needs
+            needed_to = read_to = read_from  # rows that were kept may do for some tiles: no blocks on top of them
+            if read_from < starts[0] + tile:
                 target = max(read_from + _STRIP_BYTES // row_bytes, starts[0] + tile)
-                needed_to = read_to = max(min(_up(target, block), last), read_from)
+                needed_to = read_to = min(_up(target, block), last)
                 if kept is not None and needed_to == last and following + tile <= scene.height:
                     rest_to = min(_up(last, block), scene.height)  # of blocks that are decoded now anyway
                     read_to = rest_to if kept.has_room((rest_to - following) * row_bytes) else needed_to
-                num_carried = carried_CHW.shape[1]
-                strip_CHW = np.empty((num_channels, num_carried + read_to - read_from, scene.width), dtype=scene.dtype)
-                strip_CHW[:, :num_carried] = carried_CHW
-                del carried_CHW  # and with it the strip before, which otherwise stays while this one is filled
-                try:
-                    if read_to > read_from:
-                        bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
-                except UnusableError:
-                    if kept is None:
-                        raise
-                    kept, read_to = None, needed_to
-                    for _ in _strips(scene, masks, every, tile, None):
-                        pass  # until it says the same as if nothing had been kept: manifests quote it
-                    strip_CHW = strip_CHW[:, : num_carried + read_to - read_from]
+            num_carried = carried_CHW.shape[1]
+            strip_CHW = np.empty((num_channels, num_carried + read_to - read_from, scene.width), dtype=scene.dtype)
+            strip_CHW[:, :num_carried] = carried_CHW
+            del carried_CHW  # and with it the strip before, which otherwise stays while this one is filled
+            try:
+                if read_to > read_from:
                     bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
-                num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
-                ready, starts = starts[:num_ready], starts[num_ready:]
-                rows = range(ready[0], ready[-1] + tile)
-                yield ready, strip_CHW[:, : len(rows)], marks.read(rows)
-                if starts:
-                    carried_CHW = strip_CHW[:, starts[0] - ready[0] :]
-                elif kept is not None and following < read_to and following + tile <= scene.height:
-                    kept.put(scene, following, strip_CHW[:, following - ready[0] :])
-    except UnusableError as unusable:
-        raise SceneError(f"scene {scene.name}: {unusable.message}") from unusable
+            except UnusableError:
+                if read_to == needed_to:
+                    raise
+                kept, read_to = None, needed_to  # the damage may be in what others need
+                strip_CHW = strip_CHW[:, : num_carried + read_to - read_from]
+                bands.read(range(read_from, read_to), strip_CHW[:, num_carried:])
+            num_ready = len(range(starts[0], read_to - tile + 1, starts.step))
+            ready, starts = starts[:num_ready], starts[num_ready:]
+            rows = range(ready[0], ready[-1] + tile)
+            yield ready, strip_CHW[:, : len(rows)], marks.read(rows)
+            if starts:
+                carried_CHW = strip_CHW[:, starts[0] - ready[0] :]
+            elif kept is not None and following < read_to and following + tile <= scene.height:
+                kept.put(scene, following, strip_CHW[:, following - ready[0] :])
 
 
 def _up(row: int, block: int) -> int:
