@@ -17,8 +17,9 @@ that were taken at different times: they are what a model is to learn from.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,22 +94,18 @@ def hashing(unit: Unit) -> Unit:
 def without_duplicates(plan: Plan, folder: Path, broken: Collection[str]) -> Plan:
     """The plan whose units know their near-duplicates: these are written beside what the pass has written.
 
+    So is what became of each unit, last, which spares others who build the same plan the comparison.
+
     Args:
         plan: The plan.
         folder: Where the pass has written.
         broken: Quarantined scenes, which the pass was done without.
     """
-    units: list[Unit] = []
-    for key in dict.fromkeys(unit.modality for unit in plan.units):
-        own = [unit for unit in plan.units if unit.modality == key]
-        hashed = [np.load(folder / _hashes_file(hashing(unit).without(broken)), allow_pickle=False) for unit in own]
-        for unit, places_S in zip(own, _duplicates(hashed), strict=True):
-            digest = hashlib.sha256(places_S.tobytes()).hexdigest() if len(places_S) else ""
-            marked = replace(unit, duplicates=digest)
-            if digest and not (folder / _duplicates_file(marked)).exists():
-                write_file(folder, _duplicates_file(marked), npy_bytes(places_S))
-            units.append(marked)
-    return replace(plan, units=tuple(units))
+    marks = folder / f"marks-{hashlib.sha256(json.dumps(sorted(broken)).encode()).hexdigest()[:16]}.json"
+    if not marks.exists():
+        write_file(folder, marks.name, json.dumps(_mark(plan, folder, broken)).encode())
+    digests = json.loads(marks.read_bytes())
+    return replace(plan, units=tuple(replace(unit, duplicates=digests[unit.name]) for unit in plan.units))
 
 
 def load_duplicates(folder: Path, unit: Unit) -> frozenset[SamplePlace]:
@@ -118,19 +115,34 @@ def load_duplicates(folder: Path, unit: Unit) -> frozenset[SamplePlace]:
     return frozenset(np.load(folder / _duplicates_file(unit), allow_pickle=False).tolist())
 
 
-def _duplicates(hashed: Sequence[Pixels]) -> Iterator[Pixels]:
+def _mark(plan: Plan, folder: Path, broken: Collection[str]) -> dict[str, str]:
+    """Writes the near-duplicates of each unit, and gives the checksum of these by its name: empty where it has none."""
+    digests: dict[str, str] = {}
+    for key in dict.fromkeys(unit.modality for unit in plan.units):
+        own = [unit for unit in plan.units if unit.modality == key]
+        hashed = (np.load(folder / _hashes_file(hashing(unit).without(broken)), allow_pickle=False) for unit in own)
+        for unit, places_S in zip(own, _duplicates(hashed), strict=True):
+            digests[unit.name] = hashlib.sha256(places_S.tobytes()).hexdigest() if len(places_S) else ""
+            if len(places_S):
+                name = _duplicates_file(replace(unit, duplicates=digests[unit.name]))
+                write_file(folder, name, npy_bytes(places_S))
+    return digests
+
+
+def _duplicates(hashed: Iterable[Pixels]) -> Iterator[Pixels]:
     """The near-duplicates among the samples of each unit: (S,) numbers, rows and columns."""
-    tiles_N = np.concatenate(hashed)
+    each = list(hashed)
+    tiles_N, ends = np.concatenate(each), np.cumsum([len(tiles) for tiles in each]).tolist()
+    del each  # all of it is there twice
     _, kinds_N, counts = np.unique(tiles_N["kind"], return_inverse=True, return_counts=True)
     alike_N = np.zeros(len(tiles_N), dtype=bool)
     for at in np.split(np.argsort(kinds_N, kind="stable"), np.cumsum(counts)[:-1]):
         alike_N[at] = earlier_alike(tiles_N["hash"][at], tiles_N["number"][at].astype(np.int64))
-    ends = np.cumsum([len(tiles) for tiles in hashed]).tolist()
-    for end, tiles in zip(ends, hashed, strict=True):
-        places_N = tiles[["number", "row", "col"]].astype(_PLACE)
-        firsts_S = np.flatnonzero(np.r_[[True] * (len(tiles) > 0), places_N[1:] != places_N[:-1]])
-        alike = alike_N[end - len(tiles) : end]
-        yield places_N[firsts_S[np.logical_and.reduceat(alike, firsts_S)]] if len(tiles) else places_N
+    for first, end in pairwise([0, *ends]):
+        places_N = tiles_N[first:end][["number", "row", "col"]].astype(_PLACE)
+        firsts_S = np.flatnonzero(np.r_[[True] * (end > first), places_N[1:] != places_N[:-1]])
+        alike = alike_N[first:end]
+        yield places_N[firsts_S[np.logical_and.reduceat(alike, firsts_S)]] if end > first else places_N
 
 
 def _acquisition(scene: Scene) -> tuple[str, str, str, tuple[bool, ...]]:

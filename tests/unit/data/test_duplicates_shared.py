@@ -7,11 +7,13 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 
+from ringmoe.data import duplicates
 from ringmoe.data.build import BuildReport, ShareReport, build, build_share
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
@@ -20,6 +22,7 @@ from ringmoe.data.places import PlaceManifest, PlaceReader
 from ringmoe.data.rounds import BuildProgress, Share
 from ringmoe.errors import SceneError
 from ringmoe.raster.quality import QualityConfig
+from ringmoe.raster.rules.hashes import earlier_alike
 from tests.fixtures.folders import content, differences
 from tests.fixtures.places import write_member
 
@@ -52,10 +55,17 @@ def whole(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def test_shares_one_after_the_other_give_the_bytes_of_one_process(
-    archive: Path, whole: dict[str, bytes], tmp_path: Path
+    archive: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The first finds the hashes of all, as nobody else does; the others only build."""
+    """The first finds the hashes of all and compares them, as nobody else does; the others only build."""
     out = tmp_path / "out"
+    compared: list[int] = []
+
+    def counted(*tiles: Any) -> Any:
+        compared.append(len(tiles[0]))
+        return earlier_alike(*tiles)
+
+    monkeypatch.setattr(duplicates, "earlier_alike", counted)
     for number in (2, 0):
         told: list[BuildProgress] = []
         assert isinstance(build_share([archive], out, CONFIG, Share(number, 3), progress=told.append), ShareReport)
@@ -64,6 +74,7 @@ def test_shares_one_after_the_other_give_the_bytes_of_one_process(
     last = build_share([archive], out, CONFIG, Share(1, 3), workers=2, progress=lambda _: _check_unchanged(hashed))
     assert isinstance(last, BuildReport)
     assert not differences(out, whole)
+    assert len(compared) == 1  # all are of one kind
 
 
 def _check_unchanged(times: dict[Path, int]) -> None:
