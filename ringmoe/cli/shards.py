@@ -127,7 +127,7 @@ def _tell(report: BuildReport | ShareReport, config: ShardsBuild) -> None:
             highlight=False,
         )
         return
-    if report.num_reused == report.num_units:
+    if not report.published and report.num_reused == report.num_units:
         console.print(f"reused {out}: it was built before from the same scenes and settings")
     elif report.num_reused:
         console.print(f"continued: {report.num_reused} of {report.num_units} units were finished before")

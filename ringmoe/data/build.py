@@ -51,12 +51,14 @@ class BuildReport:
         catalogue: What was recognised.
         num_units: Work units of the plan.
         num_reused: Those of them that were finished before.
+        published: Whether this process wrote the manifest; else it was there already.
     """
 
     manifest: Manifest
     catalogue: Catalogue
     num_units: int
     num_reused: int
+    published: bool
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ def build(
             num_reused = len(units.finished)
             manifest = _conclude(units, run, catalogue.named, out, progress)
         remove_work(out)
-        return BuildReport(manifest, catalogue, len(plan.units), num_reused)
-    return BuildReport(manifest, catalogue, len(plan.units), len(plan.units))
+        return BuildReport(manifest, catalogue, len(plan.units), num_reused, published=True)
+    return BuildReport(manifest, catalogue, len(plan.units), len(plan.units), published=False)
 
 
 def build_share(
@@ -150,7 +152,8 @@ def build_share(
         progress: Told how far this share is, and what comes behind it for the last one.
 
     Raises:
-        SceneError: As for ``build``. That of a scene or of the tiles: for whoever finishes last.
+        SceneError: As for ``build``. That of a scene or of the tiles: for whoever finishes last, and that of a scene
+            for each where near-duplicates are looked for.
         ShardError: As for ``build``.
     """
     catalogue = recognise(
@@ -159,7 +162,7 @@ def build_share(
     plan = _plan(catalogue, config)
     run = partial(run_all, workers=workers)
     mine = share.of(plan.units)
-    num_reused = len(mine)
+    num_reused, published = len(mine), False
     try:
         manifest = _finished(plan, out)
         if manifest is None:
@@ -184,6 +187,7 @@ def build_share(
                     with publishing(work) as is_ours:
                         if is_ours:
                             manifest = _conclude(units, run, catalogue.named, out, progress)
+                            published = True
                         else:
                             manifest = _finished(plan, out)
                 if manifest is None:
@@ -194,7 +198,7 @@ def build_share(
         manifest = _finished(plan, out)
         if manifest is None:
             raise
-    return BuildReport(manifest, catalogue, len(mine), num_reused)
+    return BuildReport(manifest, catalogue, len(mine), num_reused, published)
 
 
 def _plan(catalogue: Catalogue, config: BuildConfig) -> Plan:

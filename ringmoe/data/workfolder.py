@@ -59,8 +59,9 @@ def work_folder(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[Path
                 write_file(work, _PLAN, json.dumps(plan.record()).encode())
             yield work
     except SceneError:
-        with _locked(work / _LOCK) as is_ours:
-            if is_ours:  # else others are still at work in it, who will find the same
+        # not where others are still at work in it, or may be, as without locks: they will find the same
+        with suppress(FileNotFoundError), _locked(work / _LOCK, without=not shared) as is_ours:
+            if is_ours:
                 _remove(out)
         raise
     except OSError as error:
@@ -94,22 +95,23 @@ def check_same(plan: Plan, before: dict[str, Any], what: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path, *, shared: bool = False) -> Iterator[bool]:
+def _locked(path: Path, *, shared: bool = False, without: bool = True) -> Iterator[bool]:
     """Holds a lock, and says whether it could be had; it goes with this process, however that ends.
 
-    Where the file system knows no locks it is had without. It only spares work: whatever is built or published twice
-    at once is written whole, and the same, by both.
+    Where the file system knows no locks it says ``without``, as a rule that it was had. It only spares work: whatever
+    is built or published twice at once is written whole, and the same, by both.
     """
     with path.open("a+b") as lock:  # NFS wants it readable for a shared lock and writable for an exclusive one
+        is_had = True
         try:
             fcntl.flock(lock.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
+            is_had = False
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
-        yield True
+            is_had = without
+        yield is_had
 
 
 def _remove(out: Path) -> None:

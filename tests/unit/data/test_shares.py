@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import ringmoe.data.build as building
+from ringmoe.cli import shards as cli
 from ringmoe.data.build import BuildReport, ShareReport, build, build_share
 from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
@@ -53,10 +54,12 @@ def test_the_last_share_publishes_and_quarantines_like_one_process(broken, tmp_p
     last = build_share([folder], out, SMALL, Share(1, 3), workers=2)
     assert isinstance(last, BuildReport)
     assert [scene.name for scene in last.manifest.quarantined] == ["in/opt/scene.1.tif"]
+    assert last.published
     assert not differences(out, whole)
     again = build_share([folder], out, SMALL, Share(0, 3))
     assert isinstance(again, BuildReport)
     assert again.num_reused == again.num_units
+    assert not again.published
 
 
 def test_shares_of_places_give_the_bytes_of_one_process(tmp_path):
@@ -118,11 +121,16 @@ def test_shares_that_were_killed_are_built_again_in_any_division(broken, tmp_pat
     assert not differences(out, whole)
 
 
-def test_without_locks_what_is_done_twice_is_the_same(broken, tmp_path, monkeypatch):
-    def no_locks(descriptor, operation):
+@pytest.fixture
+def _no_locks(monkeypatch):
+    def refuse(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("_no_locks")
+def test_without_locks_what_is_done_twice_is_the_same(broken, tmp_path):
     folder, whole = broken
     for turn in range(3):
         assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
@@ -207,6 +215,48 @@ def test_a_scene_that_was_named_ends_the_last_share(archive, tmp_path):
     with pytest.raises(SceneError, match=r"ms/scene\.2\.tif: .*cannot be read"):
         build_share([path, archive], out, SMALL, Share(1, 2))
     assert not out.exists()
+
+
+def _fail_in_work_folder(archive, out, *, shared, meanwhile=lambda work: None):
+    def fail():
+        plan = make_plan(recognise([archive], tile=SMALL.tiling.tile), SMALL)
+        with work_folder(out, plan, shared=shared) as work:
+            meanwhile(work)
+            raise SceneError("a scene is broken")
+
+    with pytest.raises(SceneError, match="a scene is broken"):
+        fail()
+
+
+def test_two_shares_may_find_that_a_named_scene_is_broken(archive, tmp_path):
+    """The other has taken the folder away."""
+    _fail_in_work_folder(archive, tmp_path / "out", shared=True, meanwhile=shutil.rmtree)
+
+
+@pytest.mark.usefixtures("_no_locks")
+def test_without_locks_a_share_that_fails_leaves_the_folder_to_others(archive, tmp_path):
+    out = tmp_path / "out"
+    _fail_in_work_folder(archive, out, shared=True)
+    assert (out / BUILDING / "plan.json").exists()
+    _fail_in_work_folder(archive, out, shared=False)
+    assert not out.exists()
+
+
+def test_a_share_that_only_publishes_does_not_say_that_it_was_built_before(archive, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    options = cli.ShardsBuild(paths=(archive, tmp_path / "out"), share="0/1", **vars(SMALL))
+    with monkeypatch.context() as patched:
+        patched.setattr(building, "publish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            cli.build(options)
+    for expected, other in (("continued: ", "reused"), ("reused", "continued: ")):
+        capsys.readouterr()
+        cli.build(options)
+        told = capsys.readouterr().out
+        assert expected in told
+        assert other not in told
 
 
 @pytest.mark.parametrize("text", ["3", "3/3", "-1/3", "a/3", "1/", "/3", "1/2/3"])
