@@ -15,7 +15,7 @@ from ringmoe.data.duplicates import hashing, without_duplicates
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.manifest import write_file
 from ringmoe.data.plan import Plan, Unit
-from ringmoe.data.pool import run_units
+from ringmoe.data.pool import in_runs, run_units
 from ringmoe.data.unit import UnitResult, load_result
 from ringmoe.errors import ConfigError, SceneError
 
@@ -69,12 +69,13 @@ class Share:
 
     def of(self, units: Sequence[Unit]) -> Sequence[Unit]:
         """The units of this share."""
-        return units[self.number :: self.count]
+        return [unit for run in in_runs(units, self.count)[self.number :: self.count] for unit in run]
 
     def first(self, units: Sequence[Unit]) -> Iterator[Unit]:
         """All units, those of this share first; the others in an order of its own, not to meet those who help, too."""
-        yield from self.of(units)
-        others = (unit for place, unit in enumerate(units) if place % self.count != self.number)
+        mine = {unit.name: unit for unit in self.of(units)}
+        yield from mine.values()
+        others = (unit for unit in units if unit.name not in mine)
         yield from sorted(others, key=lambda unit: counter.key("share", self.number, unit.name))
 
 
@@ -240,7 +241,7 @@ def beside_others(units: Sequence[Unit], folder: Path, *, workers: int) -> Itera
             else:
                 built.append((unit, result))
 
-    for found in run_units(missing(), folder, workers):
+    for found in run_units(((unit,) for unit in missing()), folder, workers):
         yield found
         while built:
             yield built.pop()

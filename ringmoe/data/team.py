@@ -1,7 +1,7 @@
 """Building by the ranks of a job: the first plans, watches and publishes; all of them build, it too.
 
-Ranks draw units from one count, so whoever is quicker builds more, and what a unit yields does not depend on who built
-it. The team itself, who is there and how they speak to each other, is handed in: this room knows no launcher.
+Ranks draw runs of units from one count, so whoever is quicker builds more, and what a unit yields does not depend on
+who built it. The team itself, who is there and how they speak to each other, is handed in: this room knows no launcher.
 """
 
 import json
@@ -17,7 +17,7 @@ from ringmoe.data.duplicates import hashing
 from ringmoe.data.manifest import write_file
 from ringmoe.data.places import cut_places
 from ringmoe.data.plan import BuildConfig, Unit, cut_units
-from ringmoe.data.pool import run_units
+from ringmoe.data.pool import in_runs, run_units
 from ringmoe.data.unit import UnitResult
 from ringmoe.errors import ShardError, TeamError
 from ringmoe.raster.scene import Scene
@@ -26,7 +26,13 @@ _POLL = 0.05  # seconds
 
 
 class Team(Protocol):
-    """Processes that work together: the first leads, the others help."""
+    """Processes that work together: the first leads, the others help.
+
+    Attributes:
+        size: How many there are.
+    """
+
+    size: int
 
     def tell(self, message: str) -> None:
         """Says something to all helpers, which each hear all of it in order. For the first."""
@@ -71,11 +77,13 @@ class TeamWork:
             "scenes": files.to_dict(self._scenes),
             "units": {unit.name: unit.duplicates for unit in units},
             "excluded": sorted({scene for unit in units for scene in unit.excluded}),
+            "processes": self._team.size * self._workers,
         }
         write_file(folder, name, json.dumps(message).encode())
         self._team.tell(str((folder / name).absolute()))
         by_name = {unit.name: unit for unit in units}
-        drawn = (units[number] for number in self._team.draw(len(units)))
+        runs = in_runs(units, self._team.size * self._workers)
+        drawn = (runs[number] for number in self._team.draw(len(runs)))
         for unit, result in run_units(drawn, folder, self._workers):
             yield by_name.pop(unit.name), result
             yield from self._reported(by_name)
@@ -114,7 +122,8 @@ def help_build(team: Team, config: BuildConfig, workers: int) -> None:
                 replace(by_name[name], duplicates=duplicates).without(message["excluded"])
                 for name, duplicates in message["units"].items()
             ]
-            drawn = (units[number] for number in team.draw(len(units)))
+            runs = in_runs(units, message["processes"])
+            drawn = (runs[number] for number in team.draw(len(runs)))
             for _, result in run_units(drawn, path.parent, workers):
                 team.report(json.dumps({"result": files.to_dict(result)}))
     except TeamError:

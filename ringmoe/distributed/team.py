@@ -27,6 +27,7 @@ class RankTeam:
 
     Attributes:
         leads: Whether this is the first.
+        size: How many ranks there are.
     """
 
     def __init__(self, place: Place) -> None:
@@ -36,7 +37,7 @@ class RankTeam:
             ConfigError: It is not to be met.
         """
         self.leads = place.rank == 0
-        self._num_helpers = place.size - 1
+        self.size = place.size
         self._num_told = 0
         self._num_read = 0
         try:
@@ -99,7 +100,7 @@ class RankTeam:
         """Lets the helpers go, and waits until each has heard it: the store goes with the first rank."""
         self._store.set(f"told/{self._num_told}", _END)
         deadline = time.monotonic() + _PATIENCE.total_seconds()
-        while self._store.add("gone", 0) < self._num_helpers and time.monotonic() < deadline:
+        while self._store.add("gone", 0) < self.size - 1 and time.monotonic() < deadline:
             time.sleep(_POLL)
 
     def _add(self, key: str) -> int:

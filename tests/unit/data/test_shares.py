@@ -264,3 +264,17 @@ def test_a_share_is_a_number_of_many(text):
     with pytest.raises(ConfigError, match="like 0/16 to 15/16"):
         Share.parse(text)
     assert Share.parse("3/16") == Share(3, 16)
+
+
+@pytest.mark.parametrize("num_units", [1, 7, 31, 32, 200, 5_000])
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_shares_are_runs_and_take_each_unit_once(num_units, count):
+    units = tuple(range(num_units))
+    shares = [list(Share(number, count).of(units)) for number in range(count)]
+    assert sorted(unit for share in shares for unit in share) == list(units)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 2 * 8
+    if num_units >= 16 * count:  # enough for all: what follows each other stays together
+        assert shares[0][:8] == list(units[:8])
+    elif num_units >= count:
+        assert min(sizes) > 0
