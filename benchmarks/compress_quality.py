@@ -1,12 +1,12 @@
 """What every way of compressing costs in quality, on tiles that were kept out of training.
 
-    python benchmarks/compress_quality.py RUN SHARDS [--modality opt]
+    python benchmarks/compress_quality.py RUN SHARDS [--modality opt] [--page]
 
-Takes a trained run (see docs/compression.md for one that is made in half an hour) and the shards it was trained on;
+Takes a trained run (see docs/compression.md for one) and the shards it was trained on;
 makes every variant of one modality's sub-model as ``ringmoe-prune`` does, calibrated on training tiles; and measures on
 held-out tiles the masked squared error and, layer by layer, how far what a merged layer adds to its input (behind the
 block's norm, with the sparse model's own tokens) is from what the sparse layer adds. Variants that are measured are not
-measured again: an interrupted call continues. The table goes into docs/compression.md.
+measured again: an interrupted call continues. With ``--page`` the table goes into docs/compression.md.
 """
 
 import json
@@ -24,6 +24,8 @@ from rich.console import Console
 from torch import Tensor
 
 from ringmoe.batch import Batch, Routing
+from ringmoe.checkpoint.disk import sha256_of
+from ringmoe.checkpoint.manifest import MANIFEST_FILE
 from ringmoe.checkpoint.pretrained import load_model
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
@@ -35,6 +37,7 @@ from ringmoe.compress.extensions import Extensions
 from ringmoe.compress.plan import DENSE_MODES, Mode, Options, make_plan
 from ringmoe.compress.walk import views
 from ringmoe.data.loader import DataConfig
+from ringmoe.data.manifest import Manifest
 from ringmoe.models import build_model, config_from
 from ringmoe.models.ringmoe.model import RingMoE, RingMoEBlock
 from ringmoe.train.evaluate import evaluate
@@ -59,6 +62,7 @@ class Settings:
         masks: Masks for each held-out tile.
         heal: Steps of distillation, where there is one.
         results: File of results.
+        page: Put the table into docs/compression.md.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
@@ -69,6 +73,7 @@ class Settings:
     masks: int = 2
     heal: int = 100
     results: Path = ROOT / "benchmarks" / "results" / "compress_quality.json"
+    page: bool = False
 
 
 def variants(heal: int) -> Iterator[tuple[Mode, float, Extensions]]:
@@ -112,6 +117,8 @@ def main(settings: Settings) -> None:
     found = json.loads(settings.results.read_text(encoding="utf-8")) if settings.results.exists() else {}
     about = {"modality": settings.modality, "step": reader.manifest.step, "config": reader.config["model"]}
     about |= {name: getattr(settings, name) for name in ("tiles", "held_out", "masks", "heal")}
+    about |= {"checkpoint": sha256_of(reader.path / MANIFEST_FILE)}
+    about |= {"shards": Manifest.open(settings.shards).fingerprint}
     if found.get("about") != json.loads(json.dumps(about)):
         found = {"about": about, "variants": {}}
     with open_tiles(reader, [settings.shards], modalities=(settings.modality,), num_tiles=settings.tiles) as tiles:
@@ -124,7 +131,7 @@ def main(settings: Settings) -> None:
                 settings.results.parent.mkdir(exist_ok=True)
                 settings.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             CONSOLE.print(f"{name}: {_cells(found['variants'][name])}", highlight=False, soft_wrap=True)
-    if PAGE.exists():
+    if settings.page:
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), {"beyond": table(found)}), encoding="utf-8")
 
 

@@ -7,14 +7,14 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ringmoe.checkpoint.disk import free_bytes, readable_size
+from ringmoe.checkpoint.disk import free_bytes, readable_size, require_space
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.cli.console import console, guarded, print_remote
@@ -24,10 +24,11 @@ from ringmoe.compress.apply import source_config
 from ringmoe.compress.calibration import Tiles, calibrate, load_whole, open_tiles
 from ringmoe.compress.ep import PruningRule, RuleKind
 from ringmoe.compress.ep_loss import LossIncrease
-from ringmoe.compress.extensions import Alignment, Choice, Extensions
+from ringmoe.compress.extensions import DEFAULT_MASKS, DEFAULT_TILES, Alignment, Choice, Extensions
 from ringmoe.compress.kc import RankRule
+from ringmoe.compress.memory import require_memory
 from ringmoe.compress.plan import CompressionPlan, Mode, Options, make_plan
-from ringmoe.compress.save import Resources, check, item_bytes, save
+from ringmoe.compress.save import Resources, check, check_source, item_bytes, needed_bytes, save
 from ringmoe.compress.tables import ledger_table, merge_table, plan_table
 from ringmoe.compress.work import folder_of
 from ringmoe.data.storage import Location, RemoteConfig
@@ -38,6 +39,7 @@ from ringmoe.moe.usage import Usage
 
 USAGE_FILE = "usage.json"
 _FLOAT32_BYTES = 4
+_LEAST_SHARE = 1e-6  # of the experts: one
 _COLUMNS = (TextColumn("{task.description}"), BarColumn())
 
 
@@ -57,8 +59,9 @@ class PruneConfig:
         shards: Folders of shards, or their URLs: calibration tiles, on which usage is measured instead of read (ep,
             --weigh-by-usage), and everything else that says so.
         remote: How those are read that are URLs.
-        calibration_tiles: Tiles of each modality that --shards sends through the model.
-        calibration_masks: How often each of them is shown under a mask too, besides once whole.
+        calibration_tiles: Tiles of each modality that --shards sends through the model (default: 256).
+        calibration_masks: How often each of them is shown under a mask too, besides once whole (default: 1); usage is
+            measured on whole tiles alone.
         align: ks, ka, kc: bring the experts' hidden units into the shared one's order first, by their weights, or by
             their activations on calibration tiles.
         weigh_by_usage: ks, ka, kc: weigh each expert by how often tokens select it.
@@ -67,7 +70,8 @@ class PruneConfig:
         ridge: With --refit: weight of the squares of W_2, as a share of the hidden units' variance (default 0.001).
         sequential: With --refit, --whiten or --align activations: calibrate each layer on what the layers before it,
             merged already, hand it.
-        heal: ep, ks, ka, kc: steps of distillation from the sparse model on calibration tiles, at the end.
+        heal: ep, ks, ka, kc: steps of distillation from the sparse model at the end, on the training tiles of --shards,
+            all of them.
         choose_by: ep: keep the experts that are used most, or those that the masked error grows most without (on
             calibration tiles).
         rank: kc: min(d1, d2) / N, or d2 / N as printed in the paper (which is full rank, and the same as ks), or a
@@ -76,7 +80,7 @@ class PruneConfig:
         dry_run: Print the plan and the sizes, and write nothing.
         preset: With --dry-run, in place of a checkpoint: the name of a model (ringmoe models lists them).
         plan: Also write the plan as JSON to this file.
-        device: Where experts are merged; auto is a GPU where there is one.
+        device: Where experts are merged (default: auto, a GPU where there is one).
         workers: Processes side by side (default: one for each core, as far as 4 GiB of memory carry them).
     """
 
@@ -90,8 +94,8 @@ class PruneConfig:
     usage: Path | None = None
     shards: tuple[Location, ...] = ()
     remote: RemoteConfig = field(default_factory=RemoteConfig)
-    calibration_tiles: int = 256
-    calibration_masks: int = 1
+    calibration_tiles: int | None = None
+    calibration_masks: int | None = None
     align: Alignment | None = None
     weigh_by_usage: bool = False
     whiten: bool = False
@@ -105,7 +109,7 @@ class PruneConfig:
     dry_run: bool = False
     preset: str | None = None
     plan: Path | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] | None = None
     workers: int | None = None
 
     @property
@@ -138,8 +142,8 @@ class PruneConfig:
                 sequential=self.sequential,
                 heal=self.heal,
                 choose_by=self.choose_by,
-                tiles=self.calibration_tiles,
-                masks=self.calibration_masks,
+                tiles=DEFAULT_TILES if self.calibration_tiles is None else self.calibration_tiles,
+                masks=DEFAULT_MASKS if self.calibration_masks is None else self.calibration_masks,
             ),
         )
         self._check_idle(options, ruled=bool(given))
@@ -163,11 +167,16 @@ class PruneConfig:
                 f"--shards does nothing here: mode {self.mode} measures nothing; leave it out, or add what shall be "
                 "measured (--refit, for example)"
             )
-        if not options.extensions.is_plain and (self.workers is not None or self.device != "auto"):
+        if not options.extensions.is_plain and (self.workers, self.device) != (None, None):
             raise ConfigError(
                 f"--device and --workers do nothing here: {options.extensions} goes layer by layer, in this process "
                 "and on the CPU; leave them out"
             )
+        measures_usage = options.needs_usage and self.usage is None and bool(self.shards)
+        if self.calibration_tiles is not None and not (needs_tiles or measures_usage):
+            raise ConfigError("--calibration-tiles does nothing here: nothing is measured on tiles; leave it out")
+        if self.calibration_masks is not None and not needs_tiles:
+            raise ConfigError("--calibration-masks does nothing here: nothing is shown under a mask; leave it out")
         if self.usage is not None and self.shards and not needs_tiles:
             raise ConfigError("--usage and --shards exclude each other: read usage statistics, or measure them")
 
@@ -178,15 +187,18 @@ def run(config: PruneConfig) -> None:
     Raises:
         RingMoEError: What was asked for cannot be done; only finished parts of the result are kept.
     """
-    resources = Resources(device=config.device, workers=config.workers)
+    resources = Resources(device=config.device or "auto", workers=config.workers)
     if config.preset is not None:
-        _plan(config, _preset(config, config.preset), _FLOAT32_BYTES)
+        usage = Usage.load(config.usage) if config.usage is not None else None
+        _plan(config, _preset(config, config.preset), _FLOAT32_BYTES, usage)
         return
     if config.checkpoint is None or (config.out is None and not config.dry_run):
         raise ConfigError("give a checkpoint and a folder for the result: ringmoe-prune CHECKPOINT OUT --mode kc ...")
     reader = open_checkpoint(config.checkpoint)
     source, options = source_config(reader), config.options
     with _tiles(config, reader) as tiles:
+        if config.out is not None and not config.dry_run:
+            _check_early(source, options, reader, config.out, tiles)
         scores = _usage(config, reader), _losses(options, reader, tiles)
         plan = _plan(config, source, item_bytes(reader), *scores, tiles.source if tiles else None)
         if config.dry_run or config.out is None:
@@ -194,6 +206,25 @@ def run(config: PruneConfig) -> None:
         _carry_out(plan, reader, config.out, tiles, resources)
     if tiles is not None:
         print_remote(config.shards, config.remote)
+
+
+def _check_early(
+    source: RingMoEConfig, options: Options, reader: CheckpointReader, out: Path, tiles: Tiles | None
+) -> None:
+    """Refuses before anything is measured, which may take hours, what would be refused after it.
+
+    Raises:
+        RingMoEError: The plan is impossible whatever is measured, ``OUT`` exists, the checkpoint lacks tensors, there
+            are too few tokens, or not even the smallest result has room and memory.
+    """
+    check_source(source, reader, out)
+    keys = options.modalities[:1] if options.mode == "ep" else options.modalities  # a union keeps no less than one
+    rule = options.rule if options.rule.kind == "top" else PruningRule("top", _LEAST_SHARE)
+    least = make_plan(source, replace(options, modalities=keys, rule=rule))
+    beyond.require_enough(least, tiles)
+    begun = folder_of(out), out.with_name(f"{out.name}.tmp")  # what lies there is room that is looked at later
+    if not any(path.exists() for path in begun):
+        require_space(out.parent, needed_bytes(least, reader))
 
 
 @contextmanager
@@ -213,6 +244,8 @@ def _preset(config: PruneConfig, name: str) -> RingMoEConfig:
     """The config of a model that is only planned for."""
     if not config.dry_run or config.checkpoint is not None:
         raise ConfigError("--preset stands for a model without weights: it goes with --dry-run and no checkpoint")
+    if config.shards:
+        raise ConfigError("--shards does nothing with --preset: a model without weights measures nothing; give --usage")
     model = preset(name)
     if not isinstance(model, RingMoEConfig):
         raise ConfigError(f"preset {name!r} is not a RingMoE: it has no experts of this kind")
@@ -231,7 +264,7 @@ def _usage(config: PruneConfig, reader: CheckpointReader) -> Usage | None:
                 config.shards,
                 remote=config.remote,
                 modalities=config.modality,
-                num_tiles=config.calibration_tiles,
+                num_tiles=config.options.extensions.tiles,
                 progress=lambda num_tiles: progress.advance(task, num_tiles),
             )
         print_remote(config.shards, config.remote)
@@ -247,7 +280,7 @@ def _losses(options: Options, reader: CheckpointReader, tiles: Tiles | None) -> 
     """What each collaborative expert is worth, where experts are chosen by that and there are tiles."""
     if options.extensions.choose_by != "loss" or tiles is None:
         return None
-    beyond.require_memory("choosing experts by loss", 4 * tiles.config.num_params())
+    require_memory("choosing experts by loss", 4 * tiles.config.num_params())
     model = load_whole(tiles.config, reader)
     with Progress(*_COLUMNS, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("leaving out one expert after the other", total=ep_loss.num_passes(model))
@@ -286,24 +319,33 @@ def _plan(
 def _carry_out(
     plan: CompressionPlan, reader: CheckpointReader, out: Path, tiles: Tiles | None, resources: Resources
 ) -> None:
+    is_plain, healing = plan.options.extensions.is_plain, None
+    plan.check_decided()
     console.print(
-        f"{readable_size(check(plan, reader, out))} are needed in {out.absolute().parent}, "
-        f"{readable_size(free_bytes(out.parent))} are free; "
+        f"{readable_size(check(plan, reader, out) if is_plain else needed_bytes(plan, reader))} are needed in "
+        f"{out.absolute().parent}, {readable_size(free_bytes(out.parent))} are free; "
         + (
             f"until it is complete the result is {folder_of(out).name}"
-            if plan.options.extensions.is_plain
-            else "this cannot be continued after an interruption, which leaves nothing"
+            if is_plain
+            else "an interruption leaves nothing: with what goes beyond the paper the same command begins anew"
         ),
         markup=False,
         soft_wrap=True,
     )
     with StageBar() as bar:
-        if plan.options.extensions.is_plain:
+        if is_plain:
             merges = save(plan, reader, out, bar, resources)
         else:
-            merges = beyond.save(plan, reader, out, tiles, bar)
+            merges, healing = beyond.save(plan, reader, out, tiles, bar)
     if merges:
         console.print(merge_table(plan, merges))
+    if healing is not None:
+        console.print(
+            f"distance to the sparse model's maps on the calibration tiles: {healing.before:.4f} before healing, "
+            f"{healing.after:.4f} after",
+            markup=False,
+            soft_wrap=True,
+        )
     before, after = plan.ledger[0].total, plan.ledger[-1].total
     console.print(f"{out}: {before:,} -> {after:,} parameters ({after / before:.1%})", markup=False, soft_wrap=True)
 

@@ -33,13 +33,13 @@ class Merge:
         energy: Least share of its squared norm (of its outputs' squares, where tokens whiten it) that a truncated
             expert retained; 1 where none was truncated.
         excess: Most by which the error of a truncated expert can exceed that of the best approximation of its rank, as
-            a share of the latter; certified while it was made (see ``kc``).
+            a share of the latter; certified while it was made (see ``kc``). None where tokens whitened it.
         error: Relative error of what the merged layer adds behind its norm, on calibration tokens; None without them.
     """
 
     scale: float | None
     energy: float
-    excess: float = 0.0
+    excess: float | None = 0.0
     error: float | None = None
 
 

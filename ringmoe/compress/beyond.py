@@ -1,21 +1,26 @@
 """Carrying out a plan that goes beyond the paper: layers merged on calibration tokens, healed at the end."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ringmoe.checkpoint.disk import readable_size
-from ringmoe.checkpoint.store import CheckpointReader, CheckpointWriter
+from ringmoe.checkpoint.disk import writing
+from ringmoe.checkpoint.store import CheckpointReader, CheckpointWriter, remove
 from ringmoe.compress.apply import Made, Merge, make, shapes
 from ringmoe.compress.calibration import Tiles, load_whole
 from ringmoe.compress.ffn import PARTS
-from ringmoe.compress.heal import fill, heal, stream
+from ringmoe.compress.heal import Healing, fill, heal, stream
 from ringmoe.compress.layers import Layers, MergedLayer
+from ringmoe.compress.memory import require_memory
 from ringmoe.compress.plan import BlockPlan, CompressionPlan
+from ringmoe.compress.refit import require_tokens
 from ringmoe.compress.save import REPORT_FILE, Progress, check, documents, verify
 from ringmoe.compress.walk import Walk
-from ringmoe.errors import ConfigError
+from ringmoe.data.workfolder import take_lock
+from ringmoe.errors import CheckpointError
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.models.ringmoe.model import RingMoE
 
@@ -26,7 +31,7 @@ def save(
     out: Path,
     tiles: Tiles | None,
     progress: Progress | None = None,
-) -> dict[str, Merge]:
+) -> tuple[dict[str, Merge], Healing | None]:
     """Carries out a plan with extensions and writes the result, which appears under its name once it is complete.
 
     An interruption leaves nothing: what a layer becomes depends on the tokens that all before it have seen.
@@ -39,51 +44,80 @@ def save(
         progress: Called with what is done, how much of it, and how much that is in all.
 
     Returns:
-        What merging did to each weight matrix, by name.
+        What merging did to each weight matrix, by name, and what healing did. Healing changes what was merged: then
+        there is nothing to say of the matrices.
 
     Raises:
         ConfigError: See ``save.check``, there are too few tiles, or memory is short.
-        CheckpointError: See ``save.check`` and ``save.verify``, or the disk filled up on the way.
+        CheckpointError: See ``save.check``, ``save.verify`` and ``heal``, another process makes the same result, a
+            decomposition fails, or the disk filled up on the way.
     """
-    check(plan, reader, out)
-    require_memory(str(plan.options.extensions), needed_memory(plan))
-    verify(plan, reader, progress)
-    merges: dict[str, Merge] = {}
-    with CheckpointWriter(out) as writer:
-        for each in made(plan, reader, tiles, progress):
-            writer.add(each.name, each.tensor)
-            if each.merge is not None:
-                merges[each.name] = each.merge
-        config, report = documents(plan, reader, merges)
-        writer.commit(config=config, step=reader.manifest.step, documents={REPORT_FILE: report})
-    return merges
+    require_enough(plan, tiles)
+    with _alone(out):
+        check(plan, reader, out)
+        verify(plan, reader, progress)
+        say = progress or (lambda _what, _done, _total: None)
+        tensors, healing = _made(plan, reader, tiles, say)
+        merges: dict[str, Merge] = {}
+        with CheckpointWriter(out) as writer:
+            for each in tensors:
+                writer.add(each.name, each.tensor)
+                if each.merge is not None:
+                    merges[each.name] = each.merge
+            config, report = documents(plan, reader, merges)
+            report |= {"healing": healing._asdict()} if healing else {}
+            writer.commit(config=config, step=reader.manifest.step, documents={REPORT_FILE: report})
+    return merges, healing
 
 
-def made(
-    plan: CompressionPlan, reader: CheckpointReader, tiles: Tiles | None, progress: Progress | None = None
-) -> Iterator[Made]:
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds a lock beside a result, which no other process makes meanwhile; what a crash has left of it is deleted.
+
+    Raises:
+        CheckpointError: Another process makes it, or the folder cannot be written.
+    """
+    path = out.with_name(f"{out.name}.lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        with writing(path):
+            is_ours = take_lock(file)
+        if not is_ours:
+            raise CheckpointError(f"{out} is in the hands of another process that makes it; wait for that one")
+        try:
+            remove(out.with_name(f"{out.name}.tmp"))
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _made(
+    plan: CompressionPlan, reader: CheckpointReader, tiles: Tiles | None, say: Progress
+) -> tuple[Iterator[Made], Healing | None]:
     """The result's tensors in the order of its modules; see ``save``."""
-    extensions, say = plan.options.extensions, progress or (lambda _what, _done, _total: None)
+    extensions = plan.options.extensions
     walk = None
     if extensions.walks:
         assert tiles is not None, "a plan that needs tiles is decided with them"
         walk = Walk(tiles.config, reader, tiles.batches(), masks=extensions.masks, sequential=extensions.sequential)
     merged = _merged(plan, reader, Layers(plan, reader, walk) if extensions.by_layer else None, say)
     if not extensions.heal:
-        yield from merged
-        return
+        return merged, None
     assert tiles is not None, "a plan that needs tiles is decided with them"
     student = RingMoE(plan.result)
-    found = fill(student, merged)
-    heal(
+    types = fill(student, merged)
+    healing = heal(
         student,
         load_whole(tiles.config, reader),
         tiles.steps(extensions.heal),
+        judges=tiles.batches,
         masks=extensions.masks,
         progress=lambda step: say("healing", step, extensions.heal),
         steps=extensions.heal,
     )
-    yield from stream(student, found)
+    return stream(student, types), healing
 
 
 def _merged(plan: CompressionPlan, reader: CheckpointReader, layers: Layers | None, say: Progress) -> Iterator[Made]:
@@ -105,11 +139,31 @@ def _of_layer(reader: CheckpointReader, block: BlockPlan, name: str, merged: Mer
     reference = block.merged[-1].name
     source = f"{layer}.{reference}.{attribute}"
     tensor = merged.ffn[PARTS.index(attribute)]
-    merge = None
-    if attribute in merged.energies:
-        scale = (tensor.norm() / reader.tensor(source).float().norm()).item() if reference == "shared" else None
-        merge = Merge(scale, merged.energies[attribute], error=merged.error)
+    merge = merged.merges.get(attribute)
+    if merge is not None and reference == "shared":
+        merge = replace(merge, scale=(tensor.norm() / reader.tensor(source).float().norm()).item())
     return Made(name, tensor.to(getattr(torch, reader.manifest.tensors[source].dtype)), merge)
+
+
+def require_enough(plan: CompressionPlan, tiles: Tiles | None) -> None:
+    """Refuses too few calibration tokens and too little memory, which can be known before anything is read.
+
+    Raises:
+        ConfigError: A refit has fewer tokens than hidden units, whitening fewer than ranks, or memory is short.
+    """
+    extensions = plan.options.extensions
+    for block in plan.blocks:
+        if tiles is None:  # a plan that needs some is not decided then
+            break
+        num_views = tiles.num_tiles * len(plan.options.modalities) * (1 + extensions.masks)
+        num_tokens = num_views * plan.source.map_size(plan.source.stage_of(block.block)) ** 2
+        if extensions.refit:
+            hidden = plan.source.mlp_ratio * block.dim
+            require_tokens(f"refit of {hidden} hidden units", hidden, num_tokens)
+        if extensions.whiten:
+            rank = max((expert.rank or 0) for expert in block.merged)
+            require_tokens(f"whitened truncation at rank {rank}", rank, num_tokens)
+    require_memory(str(extensions), needed_memory(plan))
 
 
 def needed_memory(plan: CompressionPlan) -> int:
@@ -136,31 +190,3 @@ def _layer_bytes(plan: CompressionPlan, config: RingMoEConfig, block: int) -> in
         total += 4 * num_maps * num_views * config.map_size(stage) ** 2 * dim
         total += 4 * plan.blocks[block].params_before
     return total + (3 * 8 * hidden**2 if extensions.refit else 0)
-
-
-def require_memory(what: str, needed: int) -> None:
-    """Refuses what would not fit.
-
-    Args:
-        what: What needs the memory, for the message.
-        needed: Bytes.
-
-    Raises:
-        ConfigError: Less is available.
-    """
-    available = available_bytes()
-    if available is not None and needed > available:
-        raise ConfigError(
-            f"{what}: about {readable_size(needed)} of memory are needed, {readable_size(available)} are available; "
-            "use fewer --calibration-tiles or options, or a larger machine"
-        )
-
-
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in fields else None

@@ -7,6 +7,7 @@ from ringmoe.batch import Batch
 from ringmoe.checkpoint.pretrained import load_weights
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.compress.apply import source_config
+from ringmoe.compress.memory import require_memory
 from ringmoe.compress.usage import measure
 from ringmoe.data.loader import DataConfig, Loader
 from ringmoe.data.storage import Location, RemoteConfig
@@ -112,7 +113,11 @@ def calibrate(
     """Sends training tiles through a checkpoint's model and counts which experts they select.
 
     See ``open_tiles`` for the arguments and errors; ``progress`` is called with the number of tiles after each batch.
+
+    Raises:
+        ConfigError: Memory is short, too.
     """
     with open_tiles(reader, shards, remote=remote, modalities=modalities, num_tiles=num_tiles) as tiles:
+        require_memory("measuring usage", 4 * tiles.config.num_params())
         model = load_whole(tiles.config, reader)
         return measure(model, tiles.batches(progress), source=tiles.source)

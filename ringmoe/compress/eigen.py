@@ -1,6 +1,6 @@
 """Leading eigenvectors of Gram matrices: LAPACK's partial solver on the CPU, the full one on a GPU.
 
-SciPy finds the leading quarter in half the time that torch's full decomposition takes.
+SciPy finds the leading ones alone, torch always all of them.
 """
 
 from collections.abc import Iterable

@@ -1,5 +1,6 @@
 """What goes beyond the paper, as options: the paper adds up weights and hopes; these measure and repair."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,8 @@ Choice = Literal["frequency", "loss"]
 
 _DENSE = ("ks", "ka", "kc")
 DEFAULT_RIDGE = 1e-3
+DEFAULT_TILES = 256
+DEFAULT_MASKS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class Extensions:
         heal: Steps of distillation from the sparse model at the end (see ``heal``).
         choose_by: What decides which collaborative experts stay: how often they are used (Eq. 8), or how much the
             masked error grows without them (see ``ep_loss``).
-        tiles: Calibration tiles of each modality.
+        tiles: Calibration tiles of each modality; healing learns from all training tiles.
         masks: How often each of them is shown under a mask, besides once whole.
     """
 
@@ -39,8 +42,8 @@ class Extensions:
     sequential: bool = False
     heal: int = 0
     choose_by: Choice = "frequency"
-    tiles: int = 256
-    masks: int = 1
+    tiles: int = DEFAULT_TILES
+    masks: int = DEFAULT_MASKS
 
     def __post_init__(self) -> None:
         """Checks the ranges.
@@ -48,7 +51,7 @@ class Extensions:
         Raises:
             ConfigError: A value is out of range.
         """
-        if self.ridge is not None and self.ridge <= 0:
+        if self.ridge is not None and not 0 < self.ridge < math.inf:
             raise ConfigError(f"--ridge {self.ridge:g}: expected a weight above 0")
         for name, least in (("heal", 0), ("tiles", 1), ("masks", 0)):
             if getattr(self, name) < least:
@@ -74,12 +77,11 @@ class Extensions:
         """Whether calibration tiles are needed."""
         return self.walks or self.heal > 0 or self.choose_by == "loss"
 
-    def check(self, mode: str, *, full_rank: bool = False) -> None:
+    def check(self, mode: str) -> None:
         """Refuses what would do nothing.
 
         Args:
             mode: Of the compression.
-            full_rank: Whether ``kc`` truncates nothing (the literal rank).
 
         Raises:
             ConfigError: An option has no effect in this mode or without another one.
@@ -95,8 +97,6 @@ class Extensions:
         for option, (idle, why) in reasons.items():
             if idle:
                 raise ConfigError(f"{option} does nothing here: mode {mode} {why}; leave it out")
-        if self.whiten and full_rank:
-            raise ConfigError("--whiten does nothing here: --rank literal truncates nothing; leave one of them out")
         if self.sequential and not self.walks:
             raise ConfigError(
                 "--sequential does nothing by itself: it says on which tokens --refit, --whiten or --align activations "

@@ -4,6 +4,7 @@ The paper's modes work tensor by tensor. What is here needs more of a layer at a
 common to W_1, b_1 and W_2 of an expert, and a refit needs the merged W_1 before it solves for W_2.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.compress import align, kc
-from ringmoe.compress.apply import read
+from ringmoe.compress.apply import Merge, read
 from ringmoe.compress.extensions import DEFAULT_RIDGE
 from ringmoe.compress.ffn import FFN, PARTS
 from ringmoe.compress.plan import BlockPlan, CompressionPlan, MergedExpert
 from ringmoe.compress.refit import NormalEquations
 from ringmoe.compress.walk import Tokens, Walk
-from ringmoe.compress.whiten import Whitened, truncate_inputs, truncate_outputs
+from ringmoe.compress.whiten import truncate_inputs, truncate_outputs
+from ringmoe.errors import CheckpointError
 
 # T tokens, D width of a token, F hidden width
 
@@ -27,13 +29,11 @@ class MergedLayer(NamedTuple):
 
     Attributes:
         ffn: The one FFN, float32.
-        energies: For W_1 and W_2, the least share that a truncated expert retained; 1 where none was.
-        error: Relative error of what it adds behind the block's norm, on the calibration tokens; None without tokens.
+        merges: What merging did to W_1 and W_2, but for their scale.
     """
 
     ffn: FFN
-    energies: dict[str, float]
-    error: float | None
+    merges: dict[str, Merge]
 
 
 class Layers:
@@ -57,42 +57,49 @@ class Layers:
         """The merged FFN of a block; the last one is remembered.
 
         Raises:
-            CheckpointError: A tensor is missing, damaged or not finite.
+            CheckpointError: A tensor is missing, damaged or not finite, or a decomposition fails.
             ConfigError: There are too few calibration tokens for the refit.
         """
         if self._last is None or self._last[0] != block.block:
             self._last = None
-            self._last = (block.block, self._made(block))
+            try:
+                self._last = (block.block, self._made(block))
+            except (ArithmeticError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+                raise CheckpointError(
+                    f"{self._reader.path}: the experts of block {block.block} cannot be merged with "
+                    f"{self._extensions}: {error}. Raise --ridge where there is a refit, or leave an option out"
+                ) from error
         return self._last[1]
 
     def _made(self, block: BlockPlan) -> MergedLayer:
         tokens = self._walk.enter(block.block) if self._walk else []
-        ffn, energies = self._merged(block, tokens)
+        ffn, merges = self._merged(block, tokens)
         if self._extensions.refit:
             equations = NormalEquations(*ffn.w2_FD.shape)
             for some in tokens:
                 equations.add(ffn.hidden(some.inputs), some.y_TD)
             w2_FD, b2_D = equations.solve(self._extensions.ridge or DEFAULT_RIDGE)
             ffn = ffn._replace(w2_FD=w2_FD.float(), b2_D=b2_D.float())
-        return MergedLayer(ffn, energies, self._walk.leave(ffn) if self._walk else None)
+        error = self._walk.leave(ffn) if self._walk else None
+        return MergedLayer(ffn, {part: replace(merge, error=error) for part, merge in merges.items()})
 
-    def _merged(self, block: BlockPlan, tokens: list[Tokens]) -> tuple[FFN, dict[str, float]]:
+    def _merged(self, block: BlockPlan, tokens: list[Tokens]) -> tuple[FFN, dict[str, Merge]]:
         """The sum of a block's experts (Eqs. 11 and 17), each aligned, truncated and weighed as the plan says."""
         reference = self._expert(block, block.merged[-1])  # the shared one where there is one
         inputs_DD = _moment([some.inputs for some in tokens]) if self._extensions.whiten else None
         total: list[Tensor] = []
-        energies = {"w1": 1.0, "w2": 1.0}
+        merges = {part: Merge(scale=None, energy=1.0) for part in ("w1", "w2")}
         for expert in block.merged:
             ffn = reference if expert is block.merged[-1] else self._expert(block, expert)
             if self._extensions.align and expert is not block.merged[-1]:
                 ffn = align.permuted(ffn, align.best_order(self._alike(reference, ffn, tokens)))
             if expert.rank is not None and expert.rank < block.dim:
-                ffn = _truncated(ffn, expert.rank, inputs_DD, tokens, energies)
+                ffn = _truncated(ffn, expert.rank, inputs_DD, tokens, merges)
             total = total or [torch.zeros_like(part, dtype=torch.float64) for part in ffn]
             for so_far, part in zip(total, ffn, strict=True):
                 so_far.add_(part.double(), alpha=expert.weight)
         scale = 1 / len(block.merged) if self._plan.options.mode == "ka" else 1.0
-        return FFN(*(part.mul_(scale).float() for part in total)), energies
+        return FFN(*(part.mul_(scale).float() for part in total)), merges
 
     def _expert(self, block: BlockPlan, expert: MergedExpert) -> FFN:
         names = (f"blocks.{block.block}.moe.{expert.name}.{part}" for part in PARTS)
@@ -107,17 +114,21 @@ class Layers:
         return correlation.value()
 
 
-def _truncated(ffn: FFN, rank: int, inputs_DD: Tensor | None, tokens: list[Tokens], energies: dict[str, float]) -> FFN:
-    """An expert with W_1 and W_2 of lower rank; ``energies`` learns what was retained."""
+def _truncated(ffn: FFN, rank: int, inputs_DD: Tensor | None, tokens: list[Tokens], merges: dict[str, Merge]) -> FFN:
+    """An expert with W_1 and W_2 of lower rank; ``merges`` learns what was retained."""
+    low: list[tuple[Tensor, float, float | None]]
     if inputs_DD is None:
         plain = kc.truncate(ffn.w1_DF, rank), kc.truncate(ffn.w2_FD, rank)
-        low = [Whitened(each.matrix, each.energy) for each in plain]
+        low = [(each.matrix, each.energy, each.excess) for each in plain]
     else:
         outputs_DD = _moment([ffn.hidden(some.inputs) @ ffn.w2_FD for some in tokens])
-        low = [truncate_inputs(ffn.w1_DF, rank, inputs_DD), truncate_outputs(ffn.w2_FD, rank, outputs_DD)]
-    for part, each in zip(("w1", "w2"), low, strict=True):
-        energies[part] = min(energies[part], each.energy)
-    return ffn._replace(w1_DF=low[0].matrix, w2_FD=low[1].matrix)
+        white = truncate_inputs(ffn.w1_DF, rank, inputs_DD), truncate_outputs(ffn.w2_FD, rank, outputs_DD)
+        low = [(each.matrix, each.energy, None) for each in white]
+    for part, (_, energy, excess) in zip(merges, low, strict=True):
+        so_far = merges[part]
+        most = None if excess is None or so_far.excess is None else max(so_far.excess, excess)
+        merges[part] = replace(so_far, energy=min(so_far.energy, energy), excess=most)
+    return ffn._replace(w1_DF=low[0][0], w2_FD=low[1][0])
 
 
 def _moment(parts: list[Tensor]) -> Tensor:

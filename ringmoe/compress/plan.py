@@ -55,7 +55,7 @@ class Options:
         """
         if self.mode not in get_args(Mode):
             raise ConfigError(f"mode is {self.mode!r}; it may be {', '.join(get_args(Mode))}")
-        self.extensions.check(self.mode, full_rank=self.rank == "literal")
+        self.extensions.check(self.mode)
         if self.extensions.choose_by == "loss" and self.rule.kind != "top":
             raise ConfigError(
                 "--percentile and --threshold speak of frequencies: with --choose-by loss say how many stay (--keep)"
@@ -220,6 +220,8 @@ def make_plan(
     elif usage is not None:
         _check_usage(source, usage)
     blocks = tuple(_block_plan(sub_model, options, block, usage, losses) for block in range(source.num_blocks))
+    if options.extensions.whiten and all(e.rank in (None, block.dim) for block in blocks for e in block.merged):
+        raise ConfigError(f"--whiten does nothing here: --rank {options.rank} truncates nothing; leave one of them out")
     result = sub_model
     if options.mode == "ep" and any(block.dropped for block in blocks):
         result = sub_model.pruned([block.kept for block in blocks])

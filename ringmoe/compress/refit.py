@@ -50,11 +50,7 @@ class NormalEquations:
             ConfigError: Fewer tokens than hidden units were seen: the error of others would not be measured by these.
         """
         hidden = len(self._cross_FD)
-        if self.num_tokens < hidden:
-            raise ConfigError(
-                f"refit of {hidden} hidden units on {self.num_tokens:,} calibration tokens; expected at least as many "
-                "tokens as units: raise --calibration-tiles or --calibration-masks, or give more shards"
-            )
+        require_tokens(f"refit of {hidden} hidden units", hidden, self.num_tokens)
         mean_F, mean_D = self._hidden_F / self.num_tokens, self._outputs_D / self.num_tokens
         covariance_FF = self._gram_FF / self.num_tokens - torch.outer(mean_F, mean_F)
         cross_FD = self._cross_FD / self.num_tokens - torch.outer(mean_F, mean_D)
@@ -62,3 +58,21 @@ class NormalEquations:
         covariance_FF.diagonal().add_(weight)
         w2_FD = torch.cholesky_solve(cross_FD, torch.linalg.cholesky(covariance_FF))
         return w2_FD, mean_D - mean_F @ w2_FD
+
+
+def require_tokens(what: str, least: int, num_tokens: int) -> None:
+    """Refuses to measure on too few tokens.
+
+    Args:
+        what: What is measured, for the message.
+        least: How many unknowns the tokens decide.
+        num_tokens: How many there are.
+
+    Raises:
+        ConfigError: There are fewer than ``least``.
+    """
+    if num_tokens < least:
+        raise ConfigError(
+            f"{what} on {num_tokens:,} calibration tokens; expected at least {least:,}: raise --calibration-tiles or "
+            "--calibration-masks, or give more shards"
+        )

@@ -20,6 +20,7 @@ from ringmoe.compress.work import Part, Work, check_folder, digest_of
 from ringmoe.compress.workers import each, num_cores
 from ringmoe.config import to_dict
 from ringmoe.errors import CheckpointError, ConfigError
+from ringmoe.models.ringmoe.config import RingMoEConfig
 
 REPORT_FILE = "compression.json"
 _PART_BYTES = 128 * 1024**2  # a part is closed before it would grow beyond this (one tensor always fits)
@@ -105,9 +106,22 @@ def check(plan: CompressionPlan, reader: CheckpointReader, out: Path) -> int:
             config, or there is unfinished work of another plan.
     """
     plan.check_decided()
+    check_source(plan.source, reader, out)
+    finished = check_folder(out, digest_of(plan, reader, parts_of(plan, reader)))
+    left = max(0, needed_bytes(plan, reader) - finished)
+    require_space(out.parent, left)
+    return left
+
+
+def check_source(source: RingMoEConfig, reader: CheckpointReader, out: Path) -> None:
+    """What can be known before there is a plan.
+
+    Raises:
+        CheckpointError: ``out`` exists, or the checkpoint's tensors are not those of its own config.
+    """
     if out.exists():
         raise CheckpointError(f"{out} exists already; choose another name or delete it")
-    expected = shapes(plan.source)
+    expected = shapes(source)
     missing = expected.keys() - set(reader.names)
     if missing:
         raise CheckpointError(
@@ -118,10 +132,6 @@ def check(plan: CompressionPlan, reader: CheckpointReader, out: Path) -> int:
         found = reader.manifest.tensors[name].shape
         if found != shape:
             raise CheckpointError(f"{reader.path}: {name} is {found} but its config.json says {shape}")
-    finished = check_folder(out, digest_of(plan, reader, parts_of(plan, reader)))
-    left = max(0, needed_bytes(plan, reader) - finished)
-    require_space(out.parent, left)
-    return left
 
 
 def verify(plan: CompressionPlan, reader: CheckpointReader, progress: Progress | None = None) -> None:

@@ -4,7 +4,6 @@
 line tells plan and source apart from all others. Once all parts are there, a rename lets the result appear.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from ringmoe.checkpoint.store import CheckpointReader, finish, remove
 from ringmoe.compress.apply import Merge
 from ringmoe.compress.plan import CompressionPlan
 from ringmoe.config import from_dict, to_dict
+from ringmoe.data.workfolder import take_lock
 from ringmoe.errors import CheckpointError, ConfigError
 
 _FORMAT = 1
@@ -76,11 +76,10 @@ class Work:
         with writing(self._root):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._journal = (self._root / _JOURNAL).open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            is_ours = take_lock(self._journal)
+        if not is_ours:
             self._journal.close()
-            raise CheckpointError(f"{self._root} is in the hands of another process that makes {out}") from error
+            raise CheckpointError(f"{self._root} is in the hands of another process that makes {out}")
         if not _lines(self._root / _JOURNAL):
             self._journal.truncate(0)
             self._say({"digest": digest})

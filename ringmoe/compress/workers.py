@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -43,7 +44,9 @@ def each(make: Callable[[int], ResultT], jobs: Sequence[int], num_workers: int) 
     others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork would share locks of torch's threads
     with ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(threads, os.getpid())) as pool:
-        futures = [pool.submit(make, job) for job in jobs]
+        # workers begin with the first submits, and SciPy's OpenBLAS counts its threads once, when they import it
+        with _environment("OPENBLAS_NUM_THREADS", str(threads)):
+            futures = [pool.submit(make, job) for job in jobs]
         workers = set(multiprocessing.active_children()) - others
         try:
             for future in as_completed(futures):
@@ -60,10 +63,23 @@ def each(make: Callable[[int], ResultT], jobs: Sequence[int], num_workers: int) 
             raise
 
 
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """A variable that processes inherit which begin meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
 def _begin(threads: int, parent: int) -> None:
     """Prepares a worker: its threads, and that it ends with the process that began it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.environ["OPENBLAS_NUM_THREADS"] = str(threads)  # SciPy's, which is loaded with the first job
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ringmoe.data.durable import PARTIAL
 from ringmoe.data.layout import BUILDING
@@ -102,16 +102,29 @@ def _locked(path: Path, *, shared: bool = False, without: bool = True) -> Iterat
     is built or published twice at once is written whole, and the same, by both.
     """
     with path.open("a+b") as lock:  # NFS wants it readable for a shared lock and writable for an exclusive one
-        is_had = True
-        try:
-            fcntl.flock(lock.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            is_had = False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            is_had = without
-        yield is_had
+        yield take_lock(lock, shared=shared, without=without)
+
+
+def take_lock(file: IO[Any], *, shared: bool = False, without: bool = True) -> bool:
+    """Locks an open file for this process, and says whether it could be had.
+
+    Args:
+        file: It is locked until it is closed.
+        shared: Others may have it at the same time who also share it.
+        without: What to say where the file system knows no locks.
+
+    Raises:
+        OSError: The file system failed.
+    """
+    try:
+        fcntl.flock(file.fileno(), (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return without
+    return True
 
 
 def _remove(out: Path) -> None:

@@ -11,17 +11,18 @@ from ringmoe.batch import Batch
 from ringmoe.checkpoint.pretrained import load_model
 from ringmoe.checkpoint.store import CheckpointReader
 from ringmoe.cli import prune
-from ringmoe.compress import beyond, ep_loss
+from ringmoe.compress import beyond, ep_loss, kc, memory
 from ringmoe.compress.apply import source_config
 from ringmoe.compress.calibration import load_whole, open_tiles
 from ringmoe.compress.ep import PruningRule
 from ringmoe.compress.extensions import Extensions
-from ringmoe.compress.heal import distance
+from ringmoe.compress.heal import distance, heal
 from ringmoe.compress.layers import Layers
 from ringmoe.compress.plan import DENSE_MODES, CompressionPlan, Options, make_plan
 from ringmoe.compress.usage import measure
 from ringmoe.compress.walk import Walk
-from ringmoe.errors import ConfigError
+from ringmoe.data.workfolder import take_lock
+from ringmoe.errors import CheckpointError, ConfigError
 from ringmoe.models import build_model, config_from
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.models.ringmoe.objective import masked_error
@@ -202,6 +203,10 @@ def test_what_would_do_nothing_is_refused(command, trained, shards, tmp_path):
         ("kc", ("--sequential",), "add one of them"),
         ("kc", ("--ridge", 0.1), "--ridge does nothing without --refit"),
         ("kc", ("--refit", "--ridge", 0), "expected a weight above 0"),
+        ("kc", ("--refit", "--ridge", "nan"), "expected a weight above 0"),
+        ("kc", ("--refit", "--device", "auto"), "--device and --workers do nothing here"),
+        ("kc", ("--calibration-tiles", 9), "--calibration-tiles does nothing here"),
+        ("ep", ("--shards", shards, "--calibration-masks", 1), "--calibration-masks does nothing here"),
         ("kc", ("--keep", 0.5), "--keep, --percentile and --threshold do nothing in mode kc"),
         ("ks", ("--rank", "literal"), "--rank does nothing in mode ks"),
         ("kc", ("--usage", "u"), "--usage does nothing here"),
@@ -221,7 +226,117 @@ def test_what_would_do_nothing_is_refused(command, trained, shards, tmp_path):
 
 
 def test_more_memory_than_there_is_is_refused(trained, tiles, monkeypatch, tmp_path):
-    monkeypatch.setattr(beyond, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     with pytest.raises(ConfigError, match=r"of memory are needed, 1\.0 kB are available"):
         compress(trained, tmp_path / "out", tiles, refit=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_too_few_tokens_are_known_before_anything_is_read(trained, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(beyond, "verify", lambda *_: pytest.fail("read before it was checked"))
+    with open_tiles(trained, [shards], modalities=("opt",), num_tiles=1) as tiles:
+        for options in ({"refit": True}, {"whiten": True}):
+            what = "refit of 64 hidden units" if "refit" in options else "whitened truncation at rank 2"
+            extensions = Extensions(masks=0, **options)
+            plan = make_plan(source_config(trained), Options(mode="kc", modalities=("opt",), extensions=extensions))
+            tiles.num_tiles = 1 if "refit" in options else 0
+            with pytest.raises(ConfigError, match=f"{what} on .* calibration tokens"):
+                beyond.require_enough(plan, tiles)
+
+
+def test_whitening_is_refused_where_a_rank_of_ones_own_is_full(trained):
+    def plan(rank):
+        return make_plan(
+            source_config(trained),
+            Options(mode="kc", modalities=("opt",), rank=rank, extensions=Extensions(whiten=True)),
+        )
+
+    assert plan(8).blocks[1].merged[0].rank == 8  # full in the first block, not in those behind
+    with pytest.raises(ConfigError, match="--rank literal truncates nothing"):
+        plan("literal")
+
+
+def test_the_certified_excess_is_kept_unless_tokens_whiten(trained, tiles, tmp_path):
+    aligned = compress(trained, tmp_path / "aligned", tiles, align="weights").document("compression.json")
+    assert all(0 < merge["excess"] <= 1e-3 for merge in aligned["merges"].values())
+    whitened = compress(trained, tmp_path / "whitened", tiles, whiten=True).document("compression.json")
+    assert all(merge["excess"] is None for merge in whitened["merges"].values())
+
+
+def test_a_failing_decomposition_is_told_in_words(trained, tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(kc, "truncate", lambda *_: (_ for _ in ()).throw(ArithmeticError("no rank-2 approximation")))
+    with pytest.raises(CheckpointError, match=r"the experts of block 0 cannot be merged with .*: no rank-2"):
+        compress(trained, tmp_path / "out", tiles, align="weights")
+    assert not list(tmp_path.iterdir())
+
+
+def test_healing_tells_the_distance_and_nothing_of_the_merge(command, trained, shards, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("--mode", "ks", "--modality", "opt", "--heal", 5, "--shards", shards, "--calibration-tiles", 4)
+    code, text = command(trained.path, out, *arguments)
+    assert code == 0, text
+    report = CheckpointReader(out).document("compression.json")
+    assert report["merges"] == {}
+    before, after = report["healing"]["before"], report["healing"]["after"]
+    assert 0 < after < before
+    assert f"{before:.4f} before healing, {after:.4f} after" in text
+
+
+def test_healing_that_diverges_writes_nothing(trained, tiles, tmp_path, monkeypatch):
+    teacher = load_whole(tiles.config, trained)
+    student = load_whole(tiles.config, trained)
+    next(student.blocks[1].moe.parameters()).data.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match=r"before the first step of healing the distance .* is nan"):
+        heal(student, teacher, tiles.batches(), judges=tiles.batches, steps=1, masks=0)
+    monkeypatch.setattr("ringmoe.compress.heal._LR", 1e30)
+    with pytest.raises(CheckpointError, match="the distance to the sparse model's maps is"):
+        compress(trained, tmp_path / "out", tiles, heal=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_at_once_do_not_destroy_each_other(trained, tiles, tmp_path):
+    out, unfinished = tmp_path / "out", tmp_path / "out.tmp" / "weights-00000.safetensors"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(b"of another")
+    with (tmp_path / "out.lock").open("a") as file:
+        assert take_lock(file)
+        with pytest.raises(CheckpointError, match="in the hands of another process"):
+            compress(trained, out, tiles, align="weights")
+    assert unfinished.exists()
+    compress(trained, out, tiles, align="weights")  # the other one has crashed
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_would_be_refused_later_is_refused_before_measuring(command, trained, shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(prune, "calibrate", lambda *_, **__: pytest.fail("measured first"))
+    monkeypatch.setattr(prune, "load_whole", lambda *_: pytest.fail("measured first"))
+    monkeypatch.setattr("ringmoe.checkpoint.disk.free_bytes", lambda _: 10)
+    for choice in ("frequency", "loss"):
+        options = ("--mode", "ep", "--modality", "opt", "--choose-by", choice, "--shards", shards)
+        assert "exists already" in command(trained.path, trained.path, *options)[1]
+        code, text = command(trained.path, tmp_path / "out", *options)
+        assert code == 2
+        assert "are needed but 10 B are free" in text
+    options = ("--weigh-by-usage", "--refit", "--calibration-tiles", 1, "--calibration-masks", 0, "--shards", shards)
+    assert "refit of 64" in command(trained.path, tmp_path / "out", "--mode", "ks", "--modality", "opt", *options)[1]
+
+
+def test_a_control_group_limits_the_memory(tmp_path):
+    def write(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert memory.available_bytes(tmp_path) is None
+    write("proc/meminfo", "MemTotal:  9 kB\nMemAvailable:  8 kB\n")
+    assert memory.available_bytes(tmp_path) == 8192
+    write("proc/self/cgroup", "0::/job/step\n")
+    for group, limit in (("job", "6000"), ("job/step", "max")):
+        write(f"sys/fs/cgroup/{group}/memory.max", limit + "\n")
+        write(f"sys/fs/cgroup/{group}/memory.current", "5000\n")
+    assert memory.available_bytes(tmp_path) == 1000
+    write("sys/fs/cgroup/job/memory.stat", "anon 7\ninactive_file 300\nactive_file 40\n")
+    assert memory.available_bytes(tmp_path) == 1340
+    write("proc/self/cgroup", "5:cpu:/\n4:memory:/elsewhere\n")
+    write("sys/fs/cgroup/memory/memory.limit_in_bytes", "3000\n")
+    write("sys/fs/cgroup/memory/memory.usage_in_bytes", "3500\n")
+    assert memory.available_bytes(tmp_path) == 0

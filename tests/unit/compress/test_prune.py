@@ -107,6 +107,11 @@ def test_what_is_wrong_is_said_and_nothing_written(command, reader, tmp_path):
         ((reader.path, out, "--mode", "kc", *opt, "--rank", 9), "rank 9 of a matrix of 8 x 32; expected 1 to 8"),
         ((reader.path, out, "--mode", "kc", *opt, "--workers", 0), "0 worker processes; expected at least 1"),
         (("--preset", "tiny", "--mode", "kc", *opt), "goes with --dry-run"),
+        (
+            ("--preset", "tiny", "--mode", "ep", *opt, "--dry-run", "--shards", "s"),
+            "--shards does nothing with --preset",
+        ),
+        (("--preset", "tiny", "--mode", "ep", *opt, "--dry-run", "--usage", "u"), "cannot be read as usage"),
         (("--preset", "huge", "--mode", "kc", *opt, "--dry-run"), "no preset 'huge'"),
     ]
     for arguments, complaint in complaints:

@@ -1,6 +1,8 @@
 """Interrupted work continues, side by side or one after the other, and nothing else is taken for it."""
 
+import errno
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ringmoe.compress.apply import source_config
 from ringmoe.compress.plan import CompressionPlan, Options, make_plan
 from ringmoe.compress.save import Resources, check, needed, parts_of, save
 from ringmoe.compress.work import Work, digest_of, folder_of
+from ringmoe.compress.workers import each, num_cores
 from ringmoe.errors import CheckpointError
 
 
@@ -149,3 +152,20 @@ def test_a_full_disk_is_known_before_anything_is_written(plan, reader, tmp_path,
     with pytest.raises(CheckpointError, match=r"1\.2 MB are needed but 1\.0 kB are free there"):
         save(plan, reader, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_begin_with_their_share_of_threads(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "77")
+    environments = list(each(Path.read_text, [Path("/proc/self/environ")] * 2, 2))
+    threads = max(1, num_cores() // 2)
+    assert all(f"OPENBLAS_NUM_THREADS={threads}\0" in environment for environment in environments)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "77"
+
+
+def test_where_there_are_no_locks_the_work_goes_on(plan, reader, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    save(plan, reader, tmp_path / "out")
+    CheckpointReader(tmp_path / "out").verify()
