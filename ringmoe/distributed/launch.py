@@ -209,27 +209,45 @@ def _launchers_above(process: int) -> dict[int, int]:
 
 
 def _is_orphan(launcher: Launcher, parents: Mapping[int, int]) -> bool:
-    """Whether the launcher was gone already when this rank, busy with its imports until then, looked for it."""
+    """Whether the launcher was gone already when this rank, busy with its imports until then, looked for it.
+
+    In doubt it was not: an orphan costs time, a healthy rank that ends costs the run.
+    """
+    if launcher == "slurm":
+        return False  # it ends its tasks itself
     outermost = list(parents.values())[-1]
-    if launcher == "deepspeed" and not _is_launcher(outermost):
+    if launcher == "deepspeed" and outermost > 1 and not _is_launcher(outermost):
         outermost = _parent_of(outermost)  # that of the machine may have lost the one of the job
+    if outermost == 1 and launcher not in ("deepspeed", "torchrun"):
+        return False  # mpirun may have started a container around each rank, whose first process is its parent
     return _takes_orphans_in(outermost)
 
 
 def _takes_orphans_in(process: int) -> bool:
     """Whether a process is the system's first or one of systemd's, unless that is a launcher itself."""
     if process == 0:
-        return True
+        return False  # it lies outside of this container
     try:
         words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return True
+    except OSError:  # gone, or another user's and hidden; a launcher, of this user, would be shown
+        return process == 1 or not _exists(process)
     name = os.path.basename(words[0])
     return name == b"systemd" or (process == 1 and not name.startswith(b"python") and not _is_launcher(process))
 
 
+def _exists(process: int) -> bool:
+    """Whether a process is there, be it hidden in /proc."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _parent_of(process: int) -> int:
-    """Parent of a process; 0 where the process is gone."""
+    """Parent of a process; 0 where the process is gone, or its parent outside of this container."""
     try:
         # the second field, the name in parentheses, may hold spaces and parentheses itself
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])

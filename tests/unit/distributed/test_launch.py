@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ringmoe.distributed.launch import guarded
+from ringmoe.distributed.launch import _is_orphan, guarded
 from ringmoe.errors import ConfigError
 
 START = "from ringmoe.distributed.launch import *\n"
@@ -87,3 +88,41 @@ def test_freed_memory_is_kept_for_the_next_step():
         "print(faults() - before)"
     )
     assert int(_run(code, DS_ACCELERATOR="cpu").stdout) < 1000  # 82,000 pages otherwise
+
+
+def _ended() -> int:
+    """A process that was there once."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize("launcher", ["slurm", "mpi", "torchrun", "deepspeed"])
+def test_a_rank_whose_parent_lies_outside_of_its_container_is_no_orphan(launcher):
+    assert not _is_orphan(launcher, {os.getpid(): 0})
+
+
+def test_only_what_started_ranks_itself_leaves_orphans_to_the_first_process(monkeypatch):
+    _hide_command_lines(monkeypatch)  # so that it is not asked what the first process of the tests is
+    assert not _is_orphan("mpi", {2: 1})
+    assert not _is_orphan("slurm", {2: 1})
+    assert _is_orphan("torchrun", {2: 1})
+    assert _is_orphan("deepspeed", {3: 2, 2: 1})
+
+
+def test_a_launcher_that_is_hidden_is_not_gone(monkeypatch):
+    gone = _ended()
+    assert _is_orphan("mpi", {2: gone})
+    assert not _is_orphan("slurm", {2: gone})
+    _hide_command_lines(monkeypatch)
+    assert not _is_orphan("mpi", {2: os.getpid()})
+    assert _is_orphan("mpi", {2: gone})
+
+
+def _hide_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc does with the option hidepid, which only root can set."""
+
+    def hidden(path: Path) -> bytes:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", hidden)
