@@ -24,7 +24,7 @@ def table(records: Sequence[Record]) -> str:
         records: What was seen of each kill, as the test writes it.
     """
     kills = {kill.name: kill for kill in KILLS}
-    slowest = max(record["seconds"] for record in records)
+    slowest = max((record["seconds"] for record in records), default=0.0)
     lines = [
         f"{len(records)} of the {len(KILLS)} kills were seen; the slowest job took {slowest:.1f} s to be gone.",
         "",
@@ -63,14 +63,17 @@ def _killed(kill: Kill) -> str:
 
 
 def main(folder: Path) -> None:
-    """Takes the records of a run and writes file and page; records of kills that it left out stay."""
+    """Writes what a run saw into file and page: kills that it left out keep their old record, failed ones lose it."""
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     new = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     of_name = {record["name"]: record for record in [*old, *new]}
-    records = [of_name[kill.name] for kill in KILLS if kill.name in of_name]
+    records = [of_name[kill.name] for kill in KILLS if not of_name.get(kill.name, {"failed": True}).get("failed")]
     RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n", encoding="utf-8")
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), records), encoding="utf-8")
-    print(f"{len(new)} kills recorded: {RESULTS}, {PAGE}")
+    failed = [record["name"] for record in new if record.get("failed")]
+    print(
+        f"{len(new) - len(failed)} kills recorded: {RESULTS}, {PAGE}", *(f"failed: {name}" for name in failed), sep="\n"
+    )
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def _marks(kill: Kill) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize("kill", [pytest.param(kill, id=kill.name, marks=_marks(kill)) for kill in KILLS])
 def test_a_killed_job_ends_and_goes_on_bit_for_bit(kill, shards, uninterrupted, tmp_path, request):
+    _record(kill, failed=True)  # unless it comes to its end
     output = tmp_path / "run"
     if kill.interrupted:
         shutil.copytree(request.getfixturevalue("interrupted"), output)
@@ -57,7 +58,7 @@ def test_a_killed_job_ends_and_goes_on_bit_for_bit(kill, shards, uninterrupted, 
     assert rows_of(output) == rows_of(uninterrupted)
     assert weights_of(output) == weights_of(uninterrupted)
     assert not list(output.glob("checkpoints/*.tmp"))
-    _record(kill, codes, seconds)
+    _record(kill, codes=codes, seconds=round(seconds, 1), **{"resumed after": kill.resumes})
 
 
 def _load() -> float:
@@ -65,8 +66,8 @@ def _load() -> float:
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def _record(kill: Kill, codes: list[int], seconds: float) -> None:
+def _record(kill: Kill, **seen: object) -> None:
     folder = os.environ.get(RECORDS)
     if folder:
-        record = {"name": kill.name, "codes": codes, "seconds": round(seconds, 1), "resumed after": kill.resumes}
+        record = {"name": kill.name, **seen}
         Path(folder, f"{KILLS.index(kill):03d}.json").write_text(json.dumps(record), encoding="utf-8")
