@@ -130,14 +130,17 @@ class Engine:
         rank, kinds = dist.get_rank(), ("weight", *MOMENTS)
         for parameter, slices in by_parameter(entries):
             # the few that lie across the border of two shards are put together; all others are copied where they are
-            parted = {entry.name for entry in slices} & self._parted
-            whole = {kind: _gathered(parameter, kind) for kind in kinds} if parted else {}
-            for entry in slices:
-                if self._owners[entry.name] == rank:
+            is_parted = any(entry.name in self._parted for entry in slices)
+            own = [entry for entry in slices if self._owners[entry.name] == rank]
+            parted: dict[str, dict[str, Tensor]] = {entry.name: {} for entry in own if entry.name in self._parted}
+            for kind in kinds if is_parted else ():  # one after the other: each is a whole stack of experts
+                whole = _gathered(parameter, kind)
+                for entry in own:
                     if entry.name in parted:
-                        yield entry.name, {kind: _part(value, entry) for kind, value in whole.items()}
-                    else:
-                        yield entry.name, {kind: _in_shard(entry, kind) for kind in kinds}
+                        parted[entry.name][kind] = _part(whole, entry)
+                del whole
+            for entry in own:
+                yield entry.name, parted.pop(entry.name, {}) or {kind: _in_shard(entry, kind) for kind in kinds}
 
     def load_state(self, getter: Callable[[str], Mapping[str, Tensor]], step: int) -> None:
         """Sets weights, masters and moments to saved ones, at any world, expert-parallel size and ZeRO stage.
