@@ -32,10 +32,13 @@ class Saver:
         run: The run's folder.
         kept: Which checkpoints stay.
         beside: Write beside training, which takes the share's size in host memory for as long as it lasts.
+
+    Attributes:
+        kept: Which checkpoints stay when the next one is complete.
     """
 
     def __init__(self, run: Path, kept: Kept, *, beside: bool = False) -> None:
-        self._run, self._kept, self._beside = run, kept, beside
+        self._run, self.kept, self._beside = run, kept, beside
         several = beside and dist.is_initialized() and dist.get_world_size() > 1
         # a group of its own: the ranks' writers agree while the ranks themselves compute
         self._group: Any = dist.new_group(backend="gloo") if several else None
@@ -67,7 +70,7 @@ class Saver:
             CheckpointError: This save failed, or the one before that was written beside training.
         """
         if not self._beside:
-            save_checkpoint(self._run, engine, state, config=config, kept=self._kept, documents=documents)
+            save_checkpoint(self._run, engine, state, config=config, kept=self.kept, documents=documents)
             return
         begun = time.monotonic()
         self.wait()
@@ -75,11 +78,11 @@ class Saver:
             _log.warning("saving took longer than the steps since: training waited %.0f s for it", waited)
         files = copy.deepcopy(files_of(state, config, documents))
         share = list(engine.state_of(canonical_entries(engine.model)))
-        topology = to_dict(engine.topology)
+        topology, kept = to_dict(engine.topology), self.kept
 
         def write() -> None:
             tensors = _handed_over(share)
-            write_checkpoint(self._run, state.step, tensors, files, topology, kept=self._kept, group=self._group)
+            write_checkpoint(self._run, state.step, tensors, files, topology, kept=kept, group=self._group)
 
         self._writer = threading.Thread(target=self._kept_in_mind, args=(write,), name="save", daemon=True)
         self._writer.start()

@@ -6,6 +6,8 @@ reading one tensor.
 """
 
 import json
+import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -38,6 +40,7 @@ Kind = Literal["weights", "optimizer"]
 CONFIG_FILE = "config.json"
 TRAINER_FILE = "trainer.json"
 MAX_FILE_BYTES = 512 * 1024**2
+_log = logging.getLogger(__name__)
 
 
 class ShareWriter:
@@ -140,12 +143,20 @@ def finish(
 
 
 def remove(path: Path) -> None:
-    """Deletes a checkpoint, its manifest first, so that what an interruption leaves is not taken for good."""
+    """Deletes a checkpoint, its manifest first, so that what an interruption leaves is not taken for good.
+
+    What cannot be deleted is said, and no error.
+    """
     point(f"delete {path.name}")
     with suppress(OSError):
         (path / MANIFEST_FILE).unlink()
     point(f"delete the rest of {path.name}")
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)  # all that can be
+        if os.path.lexists(path):
+            _log.warning("%s takes room and cannot be deleted, delete it by hand: %s", path, error)
 
 
 class CheckpointWriter:

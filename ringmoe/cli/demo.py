@@ -5,6 +5,7 @@ line of every finished step, and a second call says what it reused.
 """
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -205,11 +206,13 @@ def _check(words: Sequence[str], code: int) -> None:
 
 
 def _rows(run: str) -> list[dict[str, float]]:
-    """The lines of the run's metrics that are whole."""
+    """The lines of the run's metrics that are whole; numbers that were not finite are NaN."""
     path = Path(run) / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line[-1] == "\n"]
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def _last_step(run: str) -> int:

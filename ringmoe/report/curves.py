@@ -1,6 +1,7 @@
 """The curves of a run, drawn from its ``metrics.jsonl``."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ _FEW_POINTS = 60  # below it each point is drawn; above it a running mean
 
 
 def read_rows(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.jsonl``.
+    """The rows of a ``metrics.jsonl``; numbers that were not finite, null there, are NaN.
 
     Raises:
         ConfigError: The file is missing or a line is not JSON.
@@ -27,9 +28,10 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     except OSError as error:
         raise ConfigError(f"{path}: no curves to read ({error.strerror}); give the folder of a training run") from error
     try:
-        return [json.loads(line) for line in lines]
+        rows = [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not a file of one JSON object a line: {error}") from error
+    return [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
 
 
 def series(rows: Iterable[Row], name: str) -> tuple[list[float], list[float]]:
@@ -74,7 +76,7 @@ def _names(rows: Iterable[Row], prefix: str) -> list[str]:
 
 
 def _draw(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Each series as a thin raw line under its running mean; few points as dots."""
+    """Each series as a thin raw line, with gaps where it is not finite, under its running mean; few points as dots."""
     for name, colour in zip(names, COLOURS * len(names), strict=False):
         steps, values = series(rows, name)
         label = name.partition("/")[2]
@@ -83,9 +85,12 @@ def _draw(axis: Any, rows: Sequence[Row], names: Sequence[str]) -> None:
             axis.plot(steps, values, marker=marker, markersize=3, color=colour, linewidth=1.2, label=label)
             continue
         axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
-        window = len(values) // (_FEW_POINTS // 2)
-        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-        axis.plot(steps[window - 1 :], smooth, color=colour, linewidth=1.4, label=label)
+        finite = np.isfinite(values)
+        if not finite.any():
+            continue
+        window = max(1, int(finite.sum()) // (_FEW_POINTS // 2))
+        smooth = np.convolve(np.compress(finite, values), np.ones(window) / window, mode="valid")
+        axis.plot(np.compress(finite, steps)[window - 1 :], smooth, color=colour, linewidth=1.4, label=label)
     axis.grid(True, color="0.9", linewidth=0.6)
     axis.tick_params(labelsize=8)
     axis.title.set_fontsize(9)

@@ -137,6 +137,17 @@ def test_a_step_that_is_not_finite_is_left_out_named_and_kept(one, train, tmp_pa
     assert rows_of(parts) == rows_of(run)
 
 
+def test_what_ends_behind_such_a_step_is_saved_beside_the_one_before(one, train, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "not_finite").write_text("a file where the folder would be")
+    options = "--parallel.engine lean --every.checkpoint 3 --keep-last 1"
+    said = train(one[0], run, StopAfter(4), options=options)
+    assert "step-00000004-rank0-micro0.safetensors could not be kept: " in said
+    assert "saved after step 4 though its numbers were not finite: one checkpoint more is kept" in said
+    assert [folder.name for folder in step_folders(run)] == ["step-00000004", "step-00000003"]
+
+
 def test_too_many_in_a_row_stop_the_run(shards, train, tmp_path):
     root, _ = poisoned(shards, tmp_path, (3, 4, 5))
     options = "--parallel.engine lean --numbers.skips "

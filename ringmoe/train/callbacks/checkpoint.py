@@ -1,5 +1,6 @@
 """Saving: at an interval, when the run ends, and when it is asked to stop."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ringmoe.train.callbacks.base import Callback
@@ -12,7 +13,7 @@ class Checkpoint(Callback):
     """Saves the whole run every ``every`` steps and at the end.
 
     Stands after the callbacks that gather state, and flushes the metrics first: weights that may be what makes numbers
-    go wrong do not become the newest checkpoint.
+    go wrong do not become the newest checkpoint at the interval; at the end they do, with one more of the older ones.
     """
 
     def __init__(self, every: int) -> None:
@@ -35,10 +36,16 @@ class Checkpoint(Callback):
     def finish(self, trainer: "Trainer") -> None:
         """Saves what the interval has not saved, and waits until it is on the disk."""
         if trainer.step != self._saved_step:
+            trainer.flush()
+            if not trainer.is_sound:
+                kept = trainer.saver.kept
+                trainer.saver.kept = replace(kept, last=kept.last + 1)
+                trainer.say(
+                    f"saved after step {trainer.step} though its numbers were not finite: one checkpoint more is kept"
+                )
             self._save(trainer)
         trainer.saver.wait()
 
     def _save(self, trainer: "Trainer") -> None:
-        trainer.flush()
         trainer.save()
         self._saved_step = trainer.step

@@ -1,6 +1,7 @@
 """``metrics.jsonl``: one line of JSON for each step and for each evaluation, for curves and for tests."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -15,7 +16,10 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricsFile(Callback):
-    """Writes the scalars of all rows; a resumed run first drops the rows that lie after its checkpoint."""
+    """Writes the scalars of all rows; a resumed run first drops the rows that lie after its checkpoint.
+
+    What is not finite is ``null``, as JSON has no such numbers.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
@@ -40,7 +44,7 @@ class MetricsFile(Callback):
     def write(self, rows: Sequence[Row]) -> None:
         """Appends the rows and hands them to the operating system."""
         if self._file is not None:
-            self._file.writelines(json.dumps({"step": row.step, **row.scalars}) + "\n" for row in rows)
+            self._file.writelines(_line(row) for row in rows)
             self._file.flush()
 
     def close(self) -> None:
@@ -58,3 +62,8 @@ class MetricsFile(Callback):
                 if line.endswith("\n") and json.loads(line)["step"] <= step:
                     new.write(line)
         kept.replace(self._path)
+
+
+def _line(row: Row) -> str:
+    scalars = {name: value if math.isfinite(value) else None for name, value in row.scalars.items()}
+    return json.dumps({"step": row.step, **scalars}, allow_nan=False) + "\n"

@@ -90,10 +90,14 @@ class Quarantine(Callback):
             trainer.say(f"quarantined, others are read instead: {name}: {reason}.{more} All are listed in {self._path}")
 
     def _write(self, trainer: "Trainer") -> None:
+        """Brings the file up to date; that it cannot be written ends no run, as checkpoints hold its contents."""
         if trainer.is_main and (any(self._tiles.values()) or self._path.exists()):
             new = self._path.with_name(f"{FILE_NAME}.tmp")
-            new.write_text(json.dumps(self._tiles, indent=1) + "\n", encoding="utf-8")
-            new.replace(self._path)
+            try:
+                new.write_text(json.dumps(self._tiles, indent=1) + "\n", encoding="utf-8")
+                new.replace(self._path)
+            except OSError as error:
+                trainer.say(f"{self._path} could not be written, the next checkpoint holds what it would say: {error}")
 
     def _count(self, trainer: "Trainer", rows: Sequence[Row]) -> None:
         for row in rows:

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from ringmoe.checkpoint.disk import readable_size, require_space
 from ringmoe.checkpoint.manifest import MANIFEST_FILE, FileEntry, Manifest, Table, TensorEntry, write_manifest
-from ringmoe.checkpoint.store import CheckpointReader, CheckpointWriter, ShareWriter
+from ringmoe.checkpoint.store import CheckpointReader, CheckpointWriter, ShareWriter, remove
 from ringmoe.errors import CheckpointError
 from tests.fixtures.child import exit_code_of, limit_files
 
@@ -156,6 +156,16 @@ def test_without_commit_nothing_is_left(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_deleted_is_said(checkpoint, caplog):
+    remove(checkpoint)
+    remove(checkpoint)
+    assert not checkpoint.exists()
+    assert not caplog.records
+    checkpoint.write_text("no folder at all")
+    remove(checkpoint)
+    assert f"{checkpoint} takes room and cannot be deleted" in caplog.text
 
 
 def test_an_existing_folder_is_not_overwritten(checkpoint):

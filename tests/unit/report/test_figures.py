@@ -71,6 +71,19 @@ def test_curves_come_from_the_rows_of_a_run(tmp_path):
     assert to_rgb(curves_figure(read, title="a run")).std() > 0
 
 
+@pytest.mark.parametrize("num_finite", [100, 1, 0])
+def test_numbers_that_were_not_finite_are_gaps(tmp_path, num_finite):
+    rows = [{"step": step, "loss/opt": 1.0 if step <= num_finite else None, "lr": 1e-3} for step in range(1, 130)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = read_rows(path)
+    assert np.isfinite(series(read, "loss/opt")[1]).sum() == num_finite
+    raw, *smooth = curves_figure(read).axes[0].lines
+    assert len(raw.get_xdata()) == 129
+    assert len(smooth) == (num_finite > 0)
+    assert all(np.isfinite(line.get_ydata()).all() for line in smooth)
+
+
 def test_missing_or_damaged_curves_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"metrics\.jsonl: no curves to read"):
         read_rows(tmp_path / "metrics.jsonl")

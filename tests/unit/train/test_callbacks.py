@@ -1,12 +1,15 @@
 """What callbacks write and say; their part in a whole run is in tests/end_to_end."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ringmoe.train.callbacks.metrics_file import FILE_NAME, MetricsFile
 from ringmoe.train.callbacks.progress import describe
+from ringmoe.train.callbacks.quarantine import Quarantine
 from ringmoe.train.metrics import Row
 
 
@@ -25,6 +28,23 @@ def test_rows_after_the_checkpoint_and_half_lines_are_dropped(lines: Path):
     rows = [json.loads(line) for line in lines.read_text().splitlines()]
     assert rows == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 0.5}]
     assert [path.name for path in lines.parent.iterdir()] == [FILE_NAME]
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    file = MetricsFile(tmp_path)
+    file.open(0)
+    file.write([Row(1, {"loss": math.nan, "gradient_norm": math.inf, "lr": 0.5})])
+    file.close()
+    text = (tmp_path / FILE_NAME).read_text()
+    assert text == '{"step": 1, "loss": null, "gradient_norm": null, "lr": 0.5}\n'
+
+
+def test_a_list_of_bad_tiles_that_cannot_be_written_ends_no_run(tmp_path):
+    (tmp_path / "quarantine.json.tmp").mkdir()
+    callback, said = Quarantine(tmp_path, 0.01), []
+    callback.load_state({"tiles": {"opt": {"a": {"step": 1, "reason": "cut off"}}}})
+    callback.start(SimpleNamespace(is_main=True, say=said.append))
+    assert "quarantine.json could not be written" in said[0]
 
 
 def test_the_line_of_steps_shows_their_mean_and_the_last_rate():
