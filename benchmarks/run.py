@@ -37,6 +37,7 @@ FAMILIES = (
     "remote",
     "tiler",
     "building",
+    "saving",
 )
 
 
