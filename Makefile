@@ -47,7 +47,7 @@ reliability: $(STAMP) ## Run the tests of docs/reliability.md that take minutes,
 	$(BIN)/python -m tests.reliability.page "$$records"  # what was seen counts, whatever else failed
 	exit $$code
 
-bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables (25 minutes on two cores, other work beside it)
+bench: $(STAMP) ## Measure all claims beside their peers and write docs/performance.md's tables
 	$(BIN)/python benchmarks/run.py
 
 bench-full: $(STAMP) ## Measure the RMoE layer in all 72 settings (hours; interrupted, the same command goes on)

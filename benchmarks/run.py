@@ -1,6 +1,6 @@
 """Measures all claims, or those of some families, and writes them down.
 
-    python benchmarks/run.py                              # all; 25 minutes on two cores, other work beside it
+    python benchmarks/run.py                              # all
     python benchmarks/run.py --only moe_layer encoder     # these; the others stay as they were measured
 
 Each family has a process of its own. Its figures go to ``benchmarks/results/latest.json`` when it is done, and from

@@ -104,7 +104,7 @@ class Saver:
         """Waits until what was begun is complete; what goes wrong with it now is only said."""
         try:
             self.wait()
-        except Exception as error:
+        except Exception as error:  # a run that ends well has waited before: this one ends with another error
             _log.warning("the last save failed: %s", error)
 
     def _kept_in_mind(self, write: Callable[[], None]) -> None:

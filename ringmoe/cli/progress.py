@@ -12,21 +12,17 @@ from ringmoe.data.rounds import BuildProgress
 _LINE_EVERY = 30.0  # seconds
 
 
-class BuildBar:
-    """Shows windows, rate, remaining time and quarantined scenes; a context manager, called with every advance."""
+class _Bar:
+    """A bar with words behind it, and a line of them now and then where there is no terminal; a context manager."""
 
     def __init__(self) -> None:
-        """Shows nothing yet."""
         self._bar = Progress(
-            TextColumn("building"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[words]}"),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("building", total=None, visible=False, words="")
-        self._total = -1
-        self._first = 0  # windows that were done when the clock was started
         self._begun = self._said = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -40,16 +36,31 @@ class BuildBar:
         """Leaves the last state on the screen."""
         self._bar.stop()
 
+    def _show(self, task: TaskID, what: str, words: str, done: float, total: float) -> None:
+        self._bar.update(task, completed=done, total=total, words=words, visible=True)
+        now = time.monotonic()
+        if not console.is_terminal and (now - self._said >= _LINE_EVERY or done >= total):
+            console.print(f"{what}: {words}", highlight=False, soft_wrap=True)
+            self._said = now
+
+
+class BuildBar(_Bar):
+    """Shows windows, rate, remaining time and quarantined scenes; called with every advance."""
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        super().__init__()
+        self._task = self._bar.add_task("building", total=None, visible=False, words="")
+        self._total = -1
+        self._first = 0  # windows that were done when the clock was started
+
     def __call__(self, progress: BuildProgress) -> None:
         """Shows how far the build is."""
         now = time.monotonic()
         if progress.total != self._total or progress.done < self._first:
             self._total, self._first, self._begun = progress.total, progress.done, now
         words = in_words(progress, progress.done - self._first, now - self._begun)
-        self._bar.update(self._task, completed=progress.done, total=progress.total, words=words, visible=True)
-        if not console.is_terminal and (now - self._said >= _LINE_EVERY or progress.done == progress.total):
-            console.print(f"building: {words}", highlight=False, soft_wrap=True)
-            self._said = now
+        self._show(self._task, "building", words, progress.done, progress.total)
 
 
 def in_words(progress: BuildProgress, built: int, seconds: float) -> str:
@@ -71,32 +82,14 @@ def in_words(progress: BuildProgress, built: int, seconds: float) -> str:
     return ", ".join(words)
 
 
-class StageBar:
-    """Shows share done and remaining time of work in stages; a context manager, called with every advance."""
+class StageBar(_Bar):
+    """Shows share done and remaining time of work in stages; called with every advance."""
 
     def __init__(self) -> None:
         """Shows nothing yet."""
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[words]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        super().__init__()
         self._tasks: dict[str, TaskID] = {}
         self._first = 0.0  # what was done when the stage was begun
-        self._begun = self._said = time.monotonic()
-
-    def __enter__(self) -> Self:
-        """The bar itself."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leaves the last state on the screen."""
-        self._bar.stop()
 
     def __call__(self, stage: str, done: float, total: float) -> None:
         """Shows how far a stage is."""
@@ -109,10 +102,7 @@ class StageBar:
             words += f", {_clock((now - self._begun) * (total - done) / (done - self._first))} left"
         elif done >= total:
             words += f" in {_clock(now - self._begun)}"
-        self._bar.update(self._tasks[stage], completed=done, total=total, words=words)
-        if not console.is_terminal and (now - self._said >= _LINE_EVERY or done >= total):
-            console.print(f"{stage}: {words}", highlight=False, soft_wrap=True)
-            self._said = now
+        self._show(self._tasks[stage], stage, words, done, total)
 
 
 def _clock(seconds: float) -> str:

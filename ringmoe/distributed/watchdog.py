@@ -19,7 +19,8 @@ EXIT_CODE = 124
 """What a hung rank ends with, as ``timeout`` does."""
 
 _WRITE_STACKS = signal.SIGUSR2
-_GRACE = 5.0  # seconds for a rank to write its stacks
+_GRACE = 5.0  # seconds for a rank to begin with its stacks, or to go on with them
+_STILL = 1.0  # seconds without a new line after which stacks are taken for whole
 _PATIENCE = 10.0  # how many times as long as the one before a step may take
 _TICK = 1.0  # seconds between looks at the clock
 
@@ -104,20 +105,26 @@ class Watchdog:
             with suppress(OSError):
                 os.kill(process, signal.SIGCONT)
                 os.kill(process, _WRITE_STACKS)
-        end = time.monotonic() + _GRACE
-        while time.monotonic() < end and not all(map(self._has_written, self._processes)):
-            time.sleep(0.05)
-        time.sleep(_GRACE / 10)  # until the last lines are there too
+        self._wait_for_stacks()
         for process in self._processes.values():
             if process != os.getpid():
                 with suppress(OSError):
                     os.kill(process, signal.SIGKILL)
         os._exit(EXIT_CODE)
 
-    def _has_written(self, rank: int) -> bool:
-        with suppress(OSError):
-            return _stacks(self._folder, rank).stat().st_size > 0
-        return False
+    def _wait_for_stacks(self) -> None:
+        """Until every rank has written and no file grows any more; a busy machine writes a stack in pieces."""
+        end = time.monotonic() + _GRACE
+        sizes, still = self._sizes(), time.monotonic()
+        while (now := time.monotonic()) < end and (not all(sizes) or now - still < _STILL):
+            time.sleep(0.05)
+            before, sizes = sizes, self._sizes()
+            if sizes != before:
+                still, end = now, now + _GRACE
+
+    def _sizes(self) -> list[int]:
+        paths = (_stacks(self._folder, rank) for rank in self._processes)
+        return [path.stat().st_size if path.exists() else 0 for path in paths]
 
 
 def _stacks(folder: Path, rank: int) -> Path:

@@ -43,7 +43,8 @@ def test_a_stopped_rank_ends_the_job_within_seconds(whole: Path, shards: Path, t
     assert not ranks_of(output)
     stacks = [path.read_text() for path in sorted((output / "stacks").iterdir())]
     assert len(stacks) == 2
-    assert all("in fit" in text for text in stacks)
+    for text in stacks:
+        assert "in fit" in text
     assert f"continuing {output} after step" in run("deepspeed", shards, output)
     assert rows_of(output) == rows_of(whole)
     assert weights_of(output) == weights_of(whole)

@@ -1,13 +1,10 @@
 """Numbers that go wrong while a run trains: the step is left out, its micro-batch kept, the culprit named."""
 
 import hashlib
-import io
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, redirect_stdout
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +16,13 @@ from ringmoe.data.codec import checksum
 from ringmoe.distributed.launch import World, start, stop
 from ringmoe.errors import TrainingError
 from ringmoe.naming import canonical_entries
-from ringmoe.train.build import build_trainer
 from ringmoe.train.callbacks.base import Callback
-from ringmoe.train.callbacks.pictures import Pictures
 from ringmoe.train.command import parse
 from ringmoe.train.loaders import train_loader
 from ringmoe.train.trainer import Trainer
+from tests.fixtures import training
 from tests.fixtures.small_run import rows_of, small_run, weights_of
+from tests.fixtures.training import SignalAfter
 
 STEPS = 8
 ENGINES = ("zero1", "zero2", "lean")
@@ -35,17 +32,6 @@ ENGINES = ("zero1", "zero2", "lean")
 def world() -> Iterator[World]:
     yield start()
     stop()
-
-
-class StopAfter(Callback):
-    """Asks this process to stop."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.step == self._step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class States(Callback):
@@ -64,15 +50,10 @@ class States(Callback):
 
 @pytest.fixture(scope="module")
 def train(world: World) -> Callable[..., str]:
-    """Runs the command with some options and gives what it says; pictures are not what this is about."""
+    """Runs the command with some options and gives what it says."""
 
     def run(shards: Path, output: Path, *added: Callback, options: str = "") -> str:
-        config = parse(small_run(shards, output, steps=STEPS, options=options), {})
-        with redirect_stdout(io.StringIO()) as said, closing(build_trainer(config, world)) as trainer:
-            kept = [callback for callback in trainer.callbacks if not isinstance(callback, Pictures)]
-            trainer.callbacks = [*kept, *added]
-            trainer.fit()
-        return " ".join(said.getvalue().split())
+        return training.train(small_run(shards, output, steps=STEPS, options=options), world, *added)
 
     return run
 
@@ -131,7 +112,7 @@ def test_a_step_that_is_not_finite_is_left_out_named_and_kept(one, train, tmp_pa
         assert np.isfinite(kept.get_tensor("opt.pixels_BCHW")).all()
     assert states.digests[3] == states.digests[2] != states.digests[1], "weights and moments are those of before"
     # nor is the step counted by which AdamW corrects its moments, also not by a run that goes on behind it
-    train(root, parts, StopAfter(5), options=options)
+    train(root, parts, SignalAfter(5), options=options)
     train(root, parts, options=options)
     assert weights_of(parts) == weights_of(run)
     assert rows_of(parts) == rows_of(run)
@@ -142,7 +123,7 @@ def test_what_ends_behind_such_a_step_is_saved_beside_the_one_before(one, train,
     run.mkdir()
     (run / "not_finite").write_text("a file where the folder would be")
     options = "--parallel.engine lean --every.checkpoint 3 --keep-last 1"
-    said = train(one[0], run, StopAfter(4), options=options)
+    said = train(one[0], run, SignalAfter(4), options=options)
     assert "step-00000004-rank0-micro0.safetensors could not be kept: " in said
     assert "saved after step 4 though its numbers were not finite: one checkpoint more is kept" in said
     assert [folder.name for folder in step_folders(run)] == ["step-00000004", "step-00000003"]

@@ -1,8 +1,6 @@
 """A whole run in this process: what it learns and leaves behind, how it stops, goes on, and fails."""
 
 import json
-import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +22,7 @@ from ringmoe.train.command import parse
 from ringmoe.train.run import RunConfig
 from ringmoe.train.trainer import Trainer
 from tests.fixtures.small_run import rows_of, small_run, weights_of
+from tests.fixtures.training import SignalAfter
 
 MODALITIES = ("opt", "ms", "sar_l1", "sar_l2")
 
@@ -45,17 +44,6 @@ def train(world: World, shards: Path) -> Callable[..., None]:
             trainer.fit()
 
     return run
-
-
-class SignalAfter(Callback):
-    """Sends this process a real signal during a step."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def before_step(self, trainer: Trainer) -> None:
-        if trainer.step + 1 == self._step:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,8 @@
 """Tiles that are not what was written, met while a run trains: the run goes on, names them, and stops at too many."""
 
-import io
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -14,13 +10,11 @@ import pytest
 from ringmoe.data.manifest import Manifest
 from ringmoe.distributed.launch import World, start, stop
 from ringmoe.errors import ShardError
-from ringmoe.train.build import build_trainer
 from ringmoe.train.callbacks.base import Callback
-from ringmoe.train.callbacks.pictures import Pictures
-from ringmoe.train.command import parse
-from ringmoe.train.trainer import Trainer
+from tests.fixtures import training
 from tests.fixtures.shards import spoil_tiles
 from tests.fixtures.small_run import rows_of, small_run, weights_of
+from tests.fixtures.training import SignalAfter
 
 STEPS = 8
 LEAN = "--parallel.engine lean"
@@ -32,25 +26,12 @@ def world() -> Iterator[World]:
     stop()
 
 
-class SignalAfter(Callback):
-    """Asks this process to stop."""
-
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture(scope="module")
 def train(world: World) -> Callable[..., str]:
-    """Runs the command with some options and gives what it says; pictures are not what this is about."""
+    """Runs the command with some options and gives what it says."""
 
     def run(shards: Path, output: Path, *added: Callback, options: str = "--data.bad-tiles 0.4") -> str:
-        config = parse(small_run(shards, output, steps=STEPS, options=f"{LEAN} {options}"), {})
-        with redirect_stdout(io.StringIO()) as said, closing(build_trainer(config, world)) as trainer:
-            kept = [callback for callback in trainer.callbacks if not isinstance(callback, Pictures)]
-            trainer.callbacks = [*kept, *added]
-            trainer.fit()
-        return " ".join(said.getvalue().split())
+        return training.train(small_run(shards, output, steps=STEPS, options=f"{LEAN} {options}"), world, *added)
 
     return run
 
@@ -98,7 +79,7 @@ def test_training_goes_on_and_the_books_add_up(damaged, whole):
 
 def test_a_run_that_is_continued_keeps_the_same_books(damaged, whole, train, tmp_path):
     run, parts = whole[0], tmp_path / "parts"
-    train(damaged, parts, SignalAfter())
+    train(damaged, parts, SignalAfter(5))
     train(damaged, parts)
     assert rows_of(parts) == rows_of(run)
     assert weights_of(parts) == weights_of(run)

@@ -1,7 +1,5 @@
 """Near-duplicates where nobody sees the whole build: shares of it; and among samples of grouped scenes."""
 
-import multiprocessing
-import os
 import shutil
 import signal
 from collections import Counter
@@ -15,7 +13,6 @@ import rasterio
 
 from ringmoe.data import duplicates
 from ringmoe.data.build import BuildReport, ShareReport, build, build_share
-from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest, PlaceReader
@@ -25,6 +22,7 @@ from ringmoe.raster.quality import QualityConfig
 from ringmoe.raster.rules.hashes import earlier_alike
 from tests.fixtures.folders import content, differences
 from tests.fixtures.places import write_member
+from tests.fixtures.shares import at_once
 
 from .conftest import SMALL, damage, write_scene
 
@@ -82,37 +80,12 @@ def _check_unchanged(times: dict[Path, int]) -> None:
     assert all(path.stat().st_mtime_ns == time for path, time in times.items() if path.exists())
 
 
-def _build_share(barrier, archive: Path, out: Path, number: int, die_at: int) -> None:
-    """Builds a share as soon as all are ready; is killed outright when it has committed file ``die_at``."""
-    commit, count = DurableFile.commit, 0
-
-    def deadly(file: DurableFile) -> None:
-        nonlocal count
-        commit(file)
-        count += 1
-        if count == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    DurableFile.commit = deadly  # type: ignore[method-assign]
-    barrier.wait(60)
-    build_share([archive], out, CONFIG, Share(number, 3))
-
-
 @pytest.mark.parametrize("die_at", [(0, 0, 0), (2, 0, 0), (6, 9, 12), (15, 17, 22)])
 def test_shares_at_once_and_killed_anywhere(
     archive: Path, whole: dict[str, bytes], tmp_path: Path, die_at: tuple[int, int, int]
 ):
-    out, context = tmp_path / "out", multiprocessing.get_context("fork")
-    barrier = context.Barrier(3)
-    children = [
-        context.Process(target=_build_share, args=(barrier, archive, out, number, when))
-        for number, when in enumerate(die_at)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    assert {child.exitcode for child in children} <= {0, -signal.SIGKILL}
+    out = tmp_path / "out"
+    assert set(at_once(archive, out, CONFIG, die_at)) <= {0, -signal.SIGKILL}
     if any(die_at):
         reports = [build_share([archive], out, CONFIG, Share(number, 2)) for number in range(2)]
         assert isinstance(reports[-1], BuildReport)

@@ -2,8 +2,6 @@
 
 import errno
 import fcntl
-import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -17,7 +15,6 @@ import pytest
 import ringmoe.data.build as building
 from ringmoe.cli import shards as cli
 from ringmoe.data.build import BuildReport, ShareReport, build, build_share
-from ringmoe.data.durable import DurableFile
 from ringmoe.data.layout import BUILDING
 from ringmoe.data.plan import make_plan
 from ringmoe.data.rounds import BuildProgress, Share
@@ -26,6 +23,7 @@ from ringmoe.errors import ConfigError, SceneError, ShardError
 from ringmoe.raster.recognise import recognise
 from tests.fixtures.folders import content, differences
 from tests.fixtures.places import write_archive
+from tests.fixtures.shares import at_once
 
 from .conftest import SMALL, damage
 
@@ -72,41 +70,10 @@ def test_shares_of_places_give_the_bytes_of_one_process(tmp_path):
     assert not differences(tmp_path / "out", whole)
 
 
-def _build_share(barrier, folder, out, number, die_at):
-    """Builds a share as soon as all are ready; is killed outright when it has committed file ``die_at``."""
-    commit, count = DurableFile.commit, 0
-
-    def deadly(file):
-        nonlocal count
-        commit(file)
-        count += 1
-        if count == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    DurableFile.commit = deadly
-    barrier.wait(60)
-    build_share([folder], out, SMALL, Share(number, 3))
-
-
-def _at_once(folder, out, die_at=(0, 0, 0)):
-    """Builds three shares at the same time; returns their exit codes."""
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(3)
-    children = [
-        context.Process(target=_build_share, args=(barrier, folder, out, number, when))
-        for number, when in enumerate(die_at)
-    ]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60)
-    return [child.exitcode for child in children]
-
-
 def test_shares_at_once_publish_once(broken, tmp_path):
     folder, whole = broken
     for turn in range(3):
-        assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
+        assert at_once(folder, tmp_path / f"out{turn}", SMALL) == [0, 0, 0]
         assert not differences(tmp_path / f"out{turn}", whole)
 
 
@@ -114,7 +81,7 @@ def test_shares_at_once_publish_once(broken, tmp_path):
 def test_shares_that_were_killed_are_built_again_in_any_division(broken, tmp_path, die_at, count):
     folder, whole = broken
     out = tmp_path / "out"
-    codes = _at_once(folder, out, die_at)
+    codes = at_once(folder, out, SMALL, die_at)
     assert set(codes) <= {0, -signal.SIGKILL}
     reports = [build_share([folder], out, SMALL, Share(number, count)) for number in range(count)]
     assert isinstance(reports[-1], BuildReport)
@@ -133,7 +100,7 @@ def _no_locks(monkeypatch):
 def test_without_locks_what_is_done_twice_is_the_same(broken, tmp_path):
     folder, whole = broken
     for turn in range(3):
-        assert _at_once(folder, tmp_path / f"out{turn}") == [0, 0, 0]
+        assert at_once(folder, tmp_path / f"out{turn}", SMALL) == [0, 0, 0]
         again = build_share([folder], tmp_path / f"out{turn}", SMALL, Share(0, 1))
         assert isinstance(again, BuildReport)
         assert not differences(tmp_path / f"out{turn}", whole)
