@@ -34,13 +34,17 @@ CELLS = {
     Cell("bf16", 256, 8192, mixed=False): "",
     Cell("bf16", 256, 32768): "",
     Cell("fp32", 448, 1024): "",
-    Cell("fp32", 256, 8192, mixed=False): "",
+    Cell("fp32", 256, 1024, mixed=False): "",
     Cell("bf16", 448, 1024, top_k=2): "",
     Cell("bf16", 896, 1024): "",
-    Cell("fp32", 896, 1024, mixed=False): "",
+    Cell("bf16", 896, 1024, mixed=False): "",
 }
+# those of few tokens first: what takes minutes comes before what takes an hour
 GRID = [
-    Cell(*values) for values in product(("fp32", "bf16"), (256, 448, 896), (1024, 8192, 32768), (1, 2), (True, False))
+    Cell(dtype, dim, tokens, top_k, mixed)
+    for tokens, dim, dtype, top_k, mixed in product(
+        (1024, 8192, 32768), (256, 448, 896), ("fp32", "bf16"), (1, 2), (True, False)
+    )
 ]
 _SMALL = 3e10  # operations of a cell up to which it takes more turns
 
@@ -110,11 +114,13 @@ def grid(path: Path, words: str) -> None:
     """Measures the settings that are not in the file yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {json.loads(line)["setting"] for line in path.read_text().splitlines()} if path.exists() else set()
-    for cell in progress([cell for cell in GRID if words in str(cell) and str(cell) not in done], "grid"):
+    left = [cell for cell in GRID if words in str(cell) and str(cell) not in done]
+    for _, cells in groupby(progress(left, "grid"), key=lambda cell: (cell.tokens, cell.dim)):
         with Seats() as seats:
-            lines = [json.dumps(to_json(FAMILY, each)) for each in collect(measure(seats, cell))]
-        with path.open("a") as file:  # all claims of a setting at once: an interrupted one is measured again
-            file.write("".join(f"{line}\n" for line in lines))
+            for cell in cells:
+                lines = [json.dumps(to_json(FAMILY, each)) for each in collect(measure(seats, cell))]
+                with path.open("a") as file:  # all claims of a setting at once: an interrupted one is measured again
+                    file.write("".join(f"{line}\n" for line in lines))
 
 
 def main(settings: Settings) -> None:
