@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ringmoe.checkpoint.pretrained import load_weights
+from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.clock import clock_of
 from ringmoe.data.loader import Loader
 from ringmoe.data.storage import remote_folders, scheme_of
@@ -36,6 +38,7 @@ from ringmoe.train.callbacks.remote import RemoteReading
 from ringmoe.train.callbacks.speed import Speed
 from ringmoe.train.callbacks.tensorboard import TensorBoard
 from ringmoe.train.callbacks.watchdog import HangWatch
+from ringmoe.train.contract import check_inputs
 from ringmoe.train.loaders import train_loader, whole_tiles_loader
 from ringmoe.train.optim import decay_of_parameters
 from ringmoe.train.run import RunConfig
@@ -52,10 +55,14 @@ def build_trainer(config: RunConfig, world: World) -> Trainer:
         world: This rank among all.
 
     Raises:
-        RingMoEError: See ``build_engine`` and ``Loader``.
+        RingMoEError: See ``build_engine`` and ``Loader``, or the shards are not what the first weights were trained on.
     """
     point("build")
     loader = train_loader(config, rank=world.rank, world=world.size)
+    if config.start is not None:
+        folders = ", ".join(map(str, config.data.shards))
+        start = open_checkpoint(config.start)
+        check_inputs(start.config, loader, ours=f"checkpoint {start.path}", theirs=f"shards {folders}")
     model, engine = build_model_and_engine(config, world)
     return Trainer(config, world, model, engine, loader, list(_callbacks(config, world, loader)))
 
@@ -64,10 +71,13 @@ def build_model_and_engine(config: RunConfig, world: World) -> tuple[RingMoE, Tr
     """The model with its first weights, in the hands of the engine. Collective.
 
     Raises:
+        CheckpointError: The weights that it shall start from do not fit the model, or are damaged.
         ConfigError: See ``build_engine``.
     """
     model = _build_model(config, world)
     initialise(model, config.seed)
+    if config.start is not None:
+        load_weights(model, open_checkpoint(config.start))
     if config.parallel.recompute == "experts":
         recompute_hidden(model)
     elif config.parallel.recompute == "blocks":

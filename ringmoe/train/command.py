@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +11,14 @@ import tyro
 from rich.console import Console
 
 from ringmoe import modality
+from ringmoe.checkpoint.runs import open_checkpoint
+from ringmoe.checkpoint.store import CONFIG_FILE
 from ringmoe.config import from_dict, load_yaml, to_dict, to_yaml
 from ringmoe.distributed.environment import Place, find_place, take_local_rank
-from ringmoe.errors import RingMoEError
+from ringmoe.errors import ConfigError, RingMoEError
 from ringmoe.models import PRESETS as MODEL_PRESETS
+from ringmoe.models import config_from
+from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.train.checks import check
 from ringmoe.train.dry_run import plan_of
 from ringmoe.train.presets import preset
@@ -25,9 +29,9 @@ T = TypeVar("T")
 _DESCRIPTION = f"""Pre-trains a model by masked reconstruction; the same command continues a run that was stopped.
 
 First of all comes a preset, --preset NAME ({", ".join(MODEL_PRESETS)}; tiny without it). Over it --config FILE lays the
-settings of a YAML file, and over that the options below, which show what they are then. --modalities FILE declares
-further modalities. --dry-run prints what would be done and starts nothing; --print-config prints all settings as YAML
-for --config."""
+settings of a YAML file, over that the model of --start CHECKPOINT, and over that the options below, which show what
+they are then. --modalities FILE declares further modalities. --dry-run prints what would be done and starts nothing;
+--print-config prints all settings as YAML for --config."""
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> RunConfig:
@@ -56,6 +60,7 @@ def _parse(arguments: Sequence[str], place: Place) -> RunConfig:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--modalities", type=Path)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--print-config", action="store_true")
     first, rest = parser.parse_known_args(arguments)
@@ -64,6 +69,8 @@ def _parse(arguments: Sequence[str], place: Place) -> RunConfig:
     base = preset(first.preset)
     if first.config:
         base = overlay(base, load_yaml(first.config), where=str(first.config))
+    if first.start:
+        base = replace(base, start=first.start, model=_model_of(first.start))
     config = tyro.cli(
         RunConfig,
         prog="pretrain.py",
@@ -81,6 +88,24 @@ def _parse(arguments: Sequence[str], place: Place) -> RunConfig:
     if first.dry_run:
         _answer(place, plan_of(config, world))
     return config
+
+
+def _model_of(start: Path) -> RingMoEConfig:
+    """The model whose weights a run starts from.
+
+    Raises:
+        CheckpointError: There is no complete checkpoint.
+        ConfigError: It is no RingMoE, or has no decoders to train with.
+    """
+    reader = open_checkpoint(start)
+    model = config_from(reader.config, where=str(reader.path / CONFIG_FILE))
+    if not isinstance(model, RingMoEConfig):
+        raise ConfigError(f"--start {start}: a {reader.config['family']!r} model, which this run does not train")
+    if not model.decoders:
+        raise ConfigError(
+            f"--start {start}: it has no decoders, which pre-training needs; compress with --keep-decoders"
+        )
+    return model
 
 
 def overlay(config: T, values: Mapping[str, Any], *, where: str) -> T:

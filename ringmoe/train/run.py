@@ -125,6 +125,8 @@ class RunConfig:
 
     Attributes:
         output: Folder of checkpoints, metrics, TensorBoard logs and pictures; starting again with it continues the run.
+        start: Checkpoint, or run, whose weights are the first ones, for example what ringmoe-prune made with
+            --keep-decoders; its model is the run's then. None draws them at random.
         seed: Fixes first weights, order of samples, crops, masks and gate noise.
         keep_last: The newest so many checkpoints stay.
         keep_every: And all whose step is a multiple of this, for ever; 0 for none.
@@ -146,6 +148,7 @@ class RunConfig:
     """
 
     output: Path = Path("runs/pretrain")
+    start: Path | None = None
     seed: int = 0
     keep_last: int = 3
     keep_every: int = 0

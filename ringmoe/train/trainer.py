@@ -194,7 +194,8 @@ class Trainer:
             data_fingerprint=fingerprint_of(self.loader),
         )
         if state is None:
-            self.say(f"a new run in {self.config.output}: {self.num_steps} steps")
+            start = f" from the weights of {self.config.start}" if self.config.start else ""
+            self.say(f"a new run in {self.config.output}: {self.num_steps} steps{start}")
             return
         self.loader.check_state(state.data)
         self.step = state.step

@@ -6,19 +6,27 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ringmoe.checkpoint.runs import open_checkpoint, step_folders
+from ringmoe.cli import prune
 from ringmoe.cli.evaluate import EvaluateConfig
 from ringmoe.cli.evaluate import run as evaluate
 from ringmoe.config import from_dict, load_yaml
+from ringmoe.data.loader import DataConfig
 from ringmoe.distributed.launch import World, start, stop
-from ringmoe.errors import CheckpointError, TrainingError
+from ringmoe.errors import CheckpointError, ConfigError, TrainingError
+from ringmoe.models.ringmoe.config import RingMoEConfig
+from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.moe.usage import Usage
+from ringmoe.naming import canonical_entries
 from ringmoe.report.curves import read_rows, series
 from ringmoe.train.build import build_trainer
 from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.command import parse
+from ringmoe.train.evaluate import evaluate as judge
+from ringmoe.train.loaders import whole_tiles_loader
 from ringmoe.train.run import RunConfig
 from ringmoe.train.trainer import Trainer
 from tests.fixtures.small_run import rows_of, small_run, weights_of
@@ -186,3 +194,29 @@ def test_a_run_that_is_saved_beside_training_is_the_same(train, tmp_path):
 def test_a_folder_of_another_run_is_refused(finished, train):
     with pytest.raises(CheckpointError, match=r"model\.top_k is 1 in the checkpoint, 2 in this run"):
         train(finished, steps=70, options="--model.top-k 2")
+
+
+def test_what_was_compressed_trains_on(finished, world, shards, tmp_path):
+    prune.run(prune.PruneConfig(finished, tmp_path / "dense", mode="ka", modality=("opt",), keep_decoders=True))
+    prune.run(prune.PruneConfig(finished, tmp_path / "bare", mode="ka", modality=("opt",)))
+    words = small_run(shards, tmp_path / "run", steps=30, options="--optimiser.lr 2e-3")
+    with pytest.raises(ConfigError, match="no decoders"):
+        parse([*words, "--start", str(tmp_path / "bare")], {})
+    config = parse([*words, "--start", str(tmp_path / "dense")], {})
+    made = open_checkpoint(tmp_path / "dense")
+    with closing(build_trainer(config, world)) as trainer:
+        for entry in canonical_entries(trainer.model):
+            assert torch.equal(entry.tensor, made.tensor(entry.name)), entry.name
+        before = _held_out(trainer.model, shards)
+        trainer.fit()
+        assert _held_out(trainer.model, shards) < before
+    trained = open_checkpoint(tmp_path / "run")
+    assert trained.manifest.step == 30
+    assert set(made.names) == set(trained.names)
+    assert from_dict(RingMoEConfig, trained.config["model"]) == config.model == config.model.dense()
+
+
+def _held_out(model: RingMoE, shards: Path) -> float:
+    """Masked error on tiles that were kept out of training, under masks that are always the same."""
+    with closing(whole_tiles_loader(DataConfig(shards=(shards,)), model.config)) as loader:
+        return judge(model, loader, device=torch.device("cpu"), masks=2, batch=8, tiles=16)["opt"].model
