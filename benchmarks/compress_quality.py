@@ -11,7 +11,7 @@ measured again: an interrupted call continues. With ``--page`` the table goes in
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -21,9 +21,7 @@ import torch
 import tyro
 from page import filled
 from rich.console import Console
-from torch import Tensor
 
-from ringmoe.batch import Batch, Routing
 from ringmoe.checkpoint.disk import sha256_of
 from ringmoe.checkpoint.manifest import MANIFEST_FILE
 from ringmoe.checkpoint.pretrained import load_model
@@ -34,12 +32,12 @@ from ringmoe.compress.apply import source_config
 from ringmoe.compress.calibration import Tiles, load_whole, open_tiles
 from ringmoe.compress.ep import PruningRule
 from ringmoe.compress.extensions import Extensions
+from ringmoe.compress.judge import layer_errors
 from ringmoe.compress.plan import DENSE_MODES, Mode, Options, make_plan
-from ringmoe.compress.walk import views
 from ringmoe.data.loader import DataConfig
 from ringmoe.data.manifest import Manifest
 from ringmoe.models import build_model, config_from
-from ringmoe.models.ringmoe.model import RingMoE, RingMoEBlock
+from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.train.evaluate import evaluate
 from ringmoe.train.loaders import whole_tiles_loader
 
@@ -183,33 +181,6 @@ class _Bench:
             "visible_mean": held_out.baseline,
             "layers": layer_errors(self._sparse, made.eval(), self._held_out) if mode in DENSE_MODES else [],
         }
-
-
-@torch.no_grad()
-def layer_errors(sparse: RingMoE, dense: RingMoE, batches: Sequence[Batch]) -> list[float]:
-    """Relative error of what each dense layer adds, on the sparse model's tokens: whole tiles, and under one mask."""
-    wrong_L, right_L = torch.zeros(2, sparse.config.num_blocks, dtype=torch.float64)
-
-    def note(layer: int, inputs: tuple[Tensor, ...], output: tuple[Tensor, Routing]) -> None:
-        block, theirs = sparse.blocks[layer], dense.blocks[layer]
-        assert isinstance(block, RingMoEBlock)
-        assert isinstance(theirs, RingMoEBlock)
-        true_TD = block.norm2(output[0])
-        made_TD = theirs.norm2(theirs.moe(inputs[0], (len(inputs[0]),))[0])
-        wrong_L[layer] += (made_TD - true_TD).square().sum(dtype=torch.float64)
-        right_L[layer] += true_TD.square().sum(dtype=torch.float64)
-
-    hooks = []
-    for layer, block in enumerate(sparse.blocks):
-        assert isinstance(block, RingMoEBlock)
-        hooks.append(block.moe.register_forward_hook(lambda _m, inputs, output, at=layer: note(at, inputs, output)))
-    for batch in batches:
-        for key, images, masked in views(batch, 1):
-            sparse.features(images, key, masked=masked)
-    for hook in hooks:
-        hook.remove()
-    errors: list[float] = (wrong_L / right_L).sqrt().tolist()
-    return errors
 
 
 def table(found: dict[str, Any]) -> str:

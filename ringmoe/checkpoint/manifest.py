@@ -63,7 +63,7 @@ class Manifest:
 
     Attributes:
         format: Version of the directory format.
-        files: Every file of the directory but the manifest itself.
+        files: Every file of the directory but the manifest itself and pages for people (model card, report).
         tensors: Every tensor by its global name.
         step: Optimiser steps taken; None for a model that is no longer in training.
         topology: World, expert-parallel size and the like when it was written. Information only: never read back.

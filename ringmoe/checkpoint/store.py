@@ -39,6 +39,7 @@ from ringmoe.faults import point
 Kind = Literal["weights", "optimizer"]
 CONFIG_FILE = "config.json"
 TRAINER_FILE = "trainer.json"
+CARD_FILE = "README.md"
 MAX_FILE_BYTES = 512 * 1024**2
 _log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ def finish(
     *,
     step: int | None = None,
     topology: Mapping[str, Any] | None = None,
+    card: str | None = None,
 ) -> None:
     """Makes a folder of written tensors a checkpoint: documents, manifest, flush, rename.
 
@@ -122,11 +124,14 @@ def finish(
         documents: JSON files by name: ``config.json``, ``trainer.json`` and others.
         step: See ``Manifest``.
         topology: See ``Manifest``.
+        card: Text of the model card. It is for people, who may edit it: the manifest does not list it.
 
     Raises:
         CheckpointError: The disk is full or not writable.
     """
     with writing(final):
+        if card is not None:
+            write_text(folder / CARD_FILE, card)
         for file, values in documents.items():
             path = folder / file
             write_text(path, json.dumps(values, indent=1) + "\n")
@@ -195,6 +200,7 @@ class CheckpointWriter:
         trainer: Mapping[str, Any] | None = None,
         step: int | None = None,
         documents: Mapping[str, Mapping[str, Any]] | None = None,
+        card: str | None = None,
     ) -> None:
         """Writes what is left and lets the checkpoint appear under its name.
 
@@ -203,6 +209,7 @@ class CheckpointWriter:
             trainer: Contents of ``trainer.json``; None for a model that is not in training.
             step: Optimiser steps taken, if known.
             documents: Further JSON files by name.
+            card: See ``finish``.
 
         Raises:
             CheckpointError: The disk is full or not writable.
@@ -210,7 +217,7 @@ class CheckpointWriter:
         files = {CONFIG_FILE: config, **(documents or {})}
         if trainer is not None:
             files[TRAINER_FILE] = trainer
-        finish(self._folder, self.path, self._share.close(), files, step=step)
+        finish(self._folder, self.path, self._share.close(), files, step=step, card=card)
 
     def __enter__(self) -> Self:
         return self

@@ -69,7 +69,7 @@ def run(config: DemoConfig) -> None:
     steps.command(
         "4. compression: every expert of each block into one FFN (KC)",
         *("ringmoe-prune", steps.run, steps.compressed, "--mode", "kc", "--modality", _PRUNED_MODALITY),
-        "--keep-decoders",
+        *("--keep-decoders", "--report", "--shards", steps.shards),
         fresh=steps.compressed,
     )
     before = steps.answer("5. held-out tiles, whole model", *_evaluate(steps.run, steps.shards))
@@ -265,6 +265,7 @@ def _places(steps: _Steps) -> str:
         "TensorBoard": f"{steps.run}/tensorboard   (tensorboard --logdir {steps.run}/tensorboard)",
         "checkpoint": str(_newest(steps.run)),
         "compressed": steps.compressed,
+        "report": f"{steps.compressed}/report.html   (open it in a browser)",
         "shards": f"{steps.shards}   (ringmoe shards list {steps.shards})",
         "scenes": f"{steps.scenes}   (synthetic: see README.txt there)",
     }

@@ -40,6 +40,7 @@ VERBS = {
     "init": Verb("ringmoe.cli.init", "run", "write a checkpoint of a preset's first weights, of any size"),
     "plan": Verb("ringmoe.cli.plan", "run", "predict memory, exchange and time of a run, or search what fits"),
     "evaluate": Verb("ringmoe.cli.evaluate", "run", "masked reconstruction of a checkpoint on held-out tiles"),
+    "report": Verb("ringmoe.cli.report", "run", "draw one page of what compression did to a model"),
     "demo": Verb("ringmoe.cli.demo", "run", "walk the whole way once on synthetic scenes"),
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ringmoe.checkpoint.disk import free_bytes, readable_size, require_space
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
+from ringmoe.cli import report
 from ringmoe.cli.console import console, guarded, print_remote
 from ringmoe.cli.progress import StageBar
 from ringmoe.compress import beyond, ep_loss
@@ -28,7 +29,8 @@ from ringmoe.compress.extensions import DEFAULT_MASKS, DEFAULT_TILES, Alignment,
 from ringmoe.compress.kc import RankRule
 from ringmoe.compress.memory import require_memory
 from ringmoe.compress.plan import CompressionPlan, Mode, Options, make_plan
-from ringmoe.compress.save import Resources, check, check_source, item_bytes, needed_bytes, save
+from ringmoe.compress.report import stored_usage
+from ringmoe.compress.save import Device, Resources, check, check_source, item_bytes, needed_bytes, save
 from ringmoe.compress.tables import ledger_table, merge_table, plan_table
 from ringmoe.compress.work import folder_of
 from ringmoe.data.storage import Location, RemoteConfig
@@ -37,7 +39,6 @@ from ringmoe.models import preset
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.moe.usage import Usage
 
-USAGE_FILE = "usage.json"
 _FLOAT32_BYTES = 4
 _LEAST_SHARE = 1e-6  # of the experts: one
 _COLUMNS = (TextColumn("{task.description}"), BarColumn())
@@ -77,6 +78,8 @@ class PruneConfig:
         rank: kc: min(d1, d2) / N, or d2 / N as printed in the paper (which is full rank, and the same as ks), or a
             number.
         keep_decoders: Keep the decoders, for continued pre-training and for evaluation by reconstruction.
+        report: Also write OUT/report.html: one page with sizes, speed, routing and spectra, and, with --shards, with
+            errors of layers and of reconstruction (ringmoe report does the same afterwards).
         dry_run: Print the plan and the sizes, and write nothing.
         preset: With --dry-run, in place of a checkpoint: the name of a model (ringmoe models lists them).
         plan: Also write the plan as JSON to this file.
@@ -106,10 +109,11 @@ class PruneConfig:
     choose_by: Choice = "frequency"
     rank: RankRule | int = "small-side"
     keep_decoders: bool = False
+    report: bool = False
     dry_run: bool = False
     preset: str | None = None
     plan: Path | None = None
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     workers: int | None = None
 
     @property
@@ -160,12 +164,14 @@ class PruneConfig:
             raise ConfigError(f"--keep, --percentile and --threshold do nothing in mode {self.mode}: nothing is pruned")
         if self.rank != "small-side" and self.mode != "kc":
             raise ConfigError(f"--rank does nothing in mode {self.mode}: it truncates nothing")
-        if self.usage is not None and not options.needs_usage:
+        if self.usage is not None and not (options.needs_usage or self.report):
             raise ConfigError(f"--usage does nothing here: mode {self.mode} is not decided by usage")
-        if self.shards and not (options.needs_usage or needs_tiles):
+        if self.report and self.dry_run:
+            raise ConfigError("--report does nothing with --dry-run: there is no result to look at; leave one out")
+        if self.shards and not (options.needs_usage or needs_tiles or self.report):
             raise ConfigError(
                 f"--shards does nothing here: mode {self.mode} measures nothing; leave it out, or add what shall be "
-                "measured (--refit, for example)"
+                "measured (--refit or --report, for example)"
             )
         if not options.extensions.is_plain and (self.workers, self.device) != (None, None):
             raise ConfigError(
@@ -177,7 +183,7 @@ class PruneConfig:
             raise ConfigError("--calibration-tiles does nothing here: nothing is measured on tiles; leave it out")
         if self.calibration_masks is not None and not needs_tiles:
             raise ConfigError("--calibration-masks does nothing here: nothing is shown under a mask; leave it out")
-        if self.usage is not None and self.shards and not needs_tiles:
+        if self.usage is not None and self.shards and not (needs_tiles or self.report):
             raise ConfigError("--usage and --shards exclude each other: read usage statistics, or measure them")
 
 
@@ -204,7 +210,10 @@ def run(config: PruneConfig) -> None:
         if config.dry_run or config.out is None:
             return
         _carry_out(plan, reader, config.out, tiles, resources)
-    if tiles is not None:
+    if config.report:
+        result = CheckpointReader(config.out)
+        report.write(reader, result, config.shards, remote=config.remote, usage=scores[0], device=resources.device)
+    if tiles is not None or config.report:
         print_remote(config.shards, config.remote)
 
 
@@ -255,7 +264,7 @@ def _preset(config: PruneConfig, name: str) -> RingMoEConfig:
 def _usage(config: PruneConfig, reader: CheckpointReader) -> Usage | None:
     """Usage statistics: measured now, from the file that is named, or what training stored in the checkpoint."""
     if not config.options.needs_usage:
-        return None
+        return Usage.load(config.usage) if config.usage is not None else None
     if config.shards and config.usage is None:
         with Progress(*_COLUMNS, MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
             task = progress.add_task("measuring usage, tiles", total=None)
@@ -271,9 +280,7 @@ def _usage(config: PruneConfig, reader: CheckpointReader) -> Usage | None:
         return usage
     if config.usage is not None:
         return Usage.load(config.usage)
-    if USAGE_FILE in reader.manifest.files:
-        return Usage.from_dict(reader.document(USAGE_FILE), where=str(reader.path / USAGE_FILE))
-    return None
+    return stored_usage(reader)
 
 
 def _losses(options: Options, reader: CheckpointReader, tiles: Tiles | None) -> LossIncrease | None:

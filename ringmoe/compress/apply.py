@@ -6,7 +6,7 @@ no tensor can be missed or added. Peak memory is one merged tensor in float64 an
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
@@ -35,12 +35,15 @@ class Merge:
         excess: Most by which the error of a truncated expert can exceed that of the best approximation of its rank, as
             a share of the latter; certified while it was made (see ``kc``). None where tokens whitened it.
         error: Relative error of what the merged layer adds behind its norm, on calibration tokens; None without them.
+        spectra: What is known of the singular values of each expert that was truncated, by name; nothing where tokens
+            whitened it, for the directions are the tokens' then.
     """
 
     scale: float | None
     energy: float
     excess: float | None = 0.0
     error: float | None = None
+    spectra: dict[str, kc.Spectrum] = field(default_factory=dict)
 
 
 class Made(NamedTuple):
@@ -132,6 +135,7 @@ def _merged(
             yield tensor
 
     energy, excess = 1.0, 0.0
+    spectra: dict[str, kc.Spectrum] = {}
     if plan.options.mode == "ks":
         total = ks.merge(tensors())
     elif plan.options.mode == "ka":
@@ -139,12 +143,14 @@ def _merged(
     else:
         ranks = [expert.rank if is_matrix else None for expert in block.merged]
         try:
-            total, energy, excess = kc.merge(zip(tensors(), ranks, strict=True))
+            total, energy, excess, found = kc.merge(zip(tensors(), ranks, strict=True))
         except ArithmeticError as error:
             raise CheckpointError(f"{reader.path}: {name}: {error}") from error
+        named = zip(block.merged, found, strict=True)
+        spectra = {expert.name: spectrum for expert, spectrum in named if spectrum is not None}
     dtype = reader.manifest.tensors[sources(plan, name)[0]].dtype
     scale = kc.norm(total) / shared_norm if shared_norm else None
-    merge = Merge(scale, energy, excess) if is_matrix else None
+    merge = Merge(scale, energy, excess, spectra=spectra) if is_matrix else None
     return Made(name, total.to(getattr(torch, dtype)), merge)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ringmoe.checkpoint.disk import writing
 from ringmoe.checkpoint.store import CheckpointReader, CheckpointWriter, remove
+from ringmoe.compress import card
 from ringmoe.compress.apply import Made, Merge, make, shapes
 from ringmoe.compress.calibration import Tiles, load_whole
 from ringmoe.compress.ffn import PARTS
@@ -66,7 +67,8 @@ def save(
                     merges[each.name] = each.merge
             config, report = documents(plan, reader, merges)
             report |= {"healing": healing._asdict()} if healing else {}
-            writer.commit(config=config, step=reader.manifest.step, documents={REPORT_FILE: report})
+            text = card.card(plan, report["source"], name=out.name, has_inputs=bool(config["inputs"]))
+            writer.commit(config=config, step=reader.manifest.step, documents={REPORT_FILE: report}, card=text)
     return merges, healing
 
 

@@ -10,6 +10,7 @@ reach (1e-8 of the largest singular value) is finer than float32 weights themsel
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ RankRule = Literal["small-side", "literal"]
 
 _TOLERANCE = 1e-3  # most that the error of a truncation may exceed the optimum
 _UNRESOLVED = 1e-8  # share of the squared norm below which float64 cannot certify that much
+_PLACES = 24  # most singular values of a matrix that are told, those at the ends among them
 _PANEL = 512  # rows or columns that are held in the precision of the arithmetic at a time
 # Each computed eigenvalue is within the norm of the Gram matrix's rounding error of the exact one (Weyl). So many
 # units of rounding of the largest eigenvalue stand for the norm; tests/numerics/test_compress_kc.py holds the
@@ -40,17 +42,59 @@ class Truncation(NamedTuple):
         energy: Share of the squared Frobenius norm that it retains, 0 to 1.
         excess: Most by which its error can exceed that of the best approximation of this rank, as a share of the
             latter; 0 where the error is too small for float64 to tell, below 1e-4 of the norm.
+        values_K: The singular values that it keeps, descending; the solver does not look at the others.
     """
 
     left_DK: Tensor
     right_KF: Tensor
     energy: float
     excess: float
+    values_K: Tensor
 
     @property
     def matrix(self) -> Tensor:
         """The approximation."""
         return self.left_DK @ self.right_KF
+
+    @property
+    def spectrum(self) -> "Spectrum":
+        """What pictures need of it."""
+        num = len(self.values_K)
+        places = sorted({round(num ** (step / (_PLACES - 1))) for step in range(_PLACES)})
+        all_values = self.values_K.tolist()
+        shares = (all_values[place - 1] / (all_values[0] or 1.0) for place in places)
+        return Spectrum(tuple(places), tuple(float(f"{share:.4g}") for share in shares), self.energy)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Some of the singular values that a truncated matrix keeps.
+
+    Attributes:
+        places: Which they are, the largest being 1 and the last the rank; the further on, the fewer.
+        values: The values, as shares of the largest.
+        energy: Share of the squared Frobenius norm that the truncation retains.
+    """
+
+    places: tuple[int, ...]
+    values: tuple[float, ...]
+    energy: float
+
+
+class Merged(NamedTuple):
+    """A sum of matrices after truncation.
+
+    Attributes:
+        total: The sum, float64.
+        energy: The least energy that a truncated expert retained; 1 where none was truncated.
+        excess: The largest excess of an error over the optimum; 0 where none was truncated.
+        spectra: Of each expert in its turn; None where it was left whole.
+    """
+
+    total: Tensor
+    energy: float
+    excess: float
+    spectra: tuple[Spectrum | None, ...]
 
 
 def rank(shape: tuple[int, int], num_experts: int, rule: RankRule | int) -> int:
@@ -100,32 +144,31 @@ def truncate(w_DF: Tensor, k: int) -> Truncation:
     return found if found.excess <= _TOLERANCE else found._replace(excess=0.0)
 
 
-def merge(experts: Iterable[tuple[Tensor, int | None]]) -> tuple[Tensor, float, float]:
+def merge(experts: Iterable[tuple[Tensor, int | None]]) -> Merged:
     """Adds up experts after truncation: W = M^S + M^C + W^Shared (Eq. 11).
 
     Args:
         experts: The same tensor of each expert with the rank that it keeps; None leaves it whole (the shared expert,
             and biases, which follow the rule of KS), and so does full rank. They are taken one at a time.
-
-    Returns:
-        The sum in float64, the least energy that a truncated expert retained (1 where none was), and the largest
-        excess of an error over the optimum (0 where none was truncated).
     """
     total: Tensor | None = None
     energy, excess = 1.0, 0.0
+    spectra: list[Spectrum | None] = []
     for tensor, k in experts:
         if total is None:
             total = torch.zeros(tensor.shape, dtype=torch.float64, device=tensor.device)
         if k is None or k == min(tensor.shape):
             ks.add(total, tensor)
+            spectra.append(None)
             continue
         low = truncate(tensor, k)
         for total_PF, left_PK in zip(torch.split(total, _PANEL), torch.split(low.left_DK, _PANEL), strict=True):
             total_PF.add_(left_PK @ low.right_KF)
         energy, excess = min(energy, low.energy), max(excess, low.excess)
+        spectra.append(low.spectrum)
     if total is None:
         raise ValueError("no experts to merge")
-    return total, energy, excess
+    return Merged(total, energy, excess, tuple(spectra))
 
 
 def norm(w_DF: Tensor) -> float:
@@ -150,7 +193,7 @@ def _truncate(w_DF: Tensor, k: int, dtype: torch.dtype) -> Truncation | None:
         right_KP.copy_(basis_SK.T @ panel_SP)
     energy, excess = _certificate(values_K, basis_SK, right_KL, total)
     factors = (basis_SK, right_KL) if wide else (right_KL.T, basis_SK.T)
-    return Truncation(*factors, energy, excess)
+    return Truncation(*factors, energy, excess, values_K.clamp(min=0).sqrt().flip(0))
 
 
 def _panels(w_SL: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

@@ -94,7 +94,7 @@ class Layers:
             if self._extensions.align and expert is not block.merged[-1]:
                 ffn = align.permuted(ffn, align.best_order(self._alike(reference, ffn, tokens)))
             if expert.rank is not None and expert.rank < block.dim:
-                ffn = _truncated(ffn, expert.rank, inputs_DD, tokens, merges)
+                ffn = _truncated(ffn, expert, inputs_DD, tokens, merges)
             total = total or [torch.zeros_like(part, dtype=torch.float64) for part in ffn]
             for so_far, part in zip(total, ffn, strict=True):
                 so_far.add_(part.double(), alpha=expert.weight)
@@ -114,12 +114,18 @@ class Layers:
         return correlation.value()
 
 
-def _truncated(ffn: FFN, rank: int, inputs_DD: Tensor | None, tokens: list[Tokens], merges: dict[str, Merge]) -> FFN:
+def _truncated(
+    ffn: FFN, expert: MergedExpert, inputs_DD: Tensor | None, tokens: list[Tokens], merges: dict[str, Merge]
+) -> FFN:
     """An expert with W_1 and W_2 of lower rank; ``merges`` learns what was retained."""
     low: list[tuple[Tensor, float, float | None]]
+    rank = expert.rank
+    assert rank is not None, "the caller leaves whole what keeps its rank"
     if inputs_DD is None:
         plain = kc.truncate(ffn.w1_DF, rank), kc.truncate(ffn.w2_FD, rank)
         low = [(each.matrix, each.energy, each.excess) for each in plain]
+        for part, each in zip(merges, plain, strict=True):
+            merges[part].spectra[expert.name] = each.spectrum
     else:
         outputs_DD = _moment([ffn.hidden(some.inputs) @ ffn.w2_FD for some in tokens])
         white = truncate_inputs(ffn.w1_DF, rank, inputs_DD), truncate_outputs(ffn.w2_FD, rank, outputs_DD)

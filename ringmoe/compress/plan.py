@@ -218,7 +218,7 @@ def make_plan(
     if not options.needs_usage:
         usage = None
     elif usage is not None:
-        _check_usage(source, usage)
+        check_usage(source, usage)
     blocks = tuple(_block_plan(sub_model, options, block, usage, losses) for block in range(source.num_blocks))
     if options.extensions.whiten and all(e.rank in (None, block.dim) for block in blocks for e in block.merged):
         raise ConfigError(f"--whiten does nothing here: --rank {options.rank} truncates nothing; leave one of them out")
@@ -262,8 +262,12 @@ def _sub_model(source: RingMoEConfig, options: Options) -> RingMoEConfig:
     return replace(sub_model, decoders=options.keep_decoders)
 
 
-def _check_usage(source: RingMoEConfig, usage: Usage) -> None:
-    """Statistics of another model would prune the wrong experts."""
+def check_usage(source: RingMoEConfig, usage: Usage) -> None:
+    """Refuses statistics of another model, which would prune the wrong experts.
+
+    Raises:
+        ConfigError: They have other layers or experts.
+    """
     found = (len(usage.counts), usage.num_specialised, usage.num_routed - usage.num_specialised)
     expected = (source.num_blocks, source.num_specialised, source.num_collaborative)
     if found != expected:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ringmoe.checkpoint.disk import require_space
 from ringmoe.checkpoint.store import CONFIG_FILE, CheckpointReader, ShareWriter
+from ringmoe.compress import card
 from ringmoe.compress.apply import Merge, check_finite, make, shapes, sources
 from ringmoe.compress.plan import CompressionPlan
 from ringmoe.compress.work import Part, Work, check_folder, digest_of
@@ -29,6 +30,8 @@ _PROCESS_BYTES = 512 * 1024**2  # of a process before the first tensor
 _SMALL_BYTES = 2 * 1024**3  # sources that are read sooner than further processes begin
 _BYTE_STEPS = 100  # reading, adding and writing a number take as long as so many columns of a truncation
 
+Device = Literal["auto", "cpu", "cuda"]
+
 # Called with what is done (``verifying``, or the mode), how much of it, and how much that is in all.
 Progress = Callable[[str, float, float], None]
 
@@ -43,7 +46,7 @@ class Resources:
             for small models and on a GPU.
     """
 
-    device: str = "auto"
+    device: Device = "auto"
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -188,14 +191,15 @@ def save(
             work.add(part)
         merges = {name: merge for _, part in sorted(work.finished.items()) for name, merge in part.merges.items()}
         config, report = documents(plan, reader, merges)
-        work.commit({CONFIG_FILE: config, REPORT_FILE: report}, reader.manifest.step)
+        text = card.card(plan, report["source"], name=out.name, has_inputs=bool(config["inputs"]))
+        work.commit({CONFIG_FILE: config, REPORT_FILE: report}, reader.manifest.step, text)
     return merges
 
 
 def documents(
     plan: CompressionPlan, reader: CheckpointReader, merges: Mapping[str, Merge]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The result's ``config.json`` and its report: the plan, and what merging did."""
+    """The result's ``config.json`` and its report: the source, the plan, and what merging did."""
     inputs = reader.config.get("inputs", {})
     config = {
         "format": reader.config["format"],
@@ -203,7 +207,8 @@ def documents(
         "model": to_dict(plan.result),
         "inputs": {key: inputs[key] for key in plan.result.modalities if key in inputs},
     }
-    return config, {"format": 1, "plan": plan.to_dict(), "merges": to_dict(dict(merges))}
+    source = card.source_of(reader)
+    return config, {"format": 1, "source": source, "plan": plan.to_dict(), "merges": to_dict(dict(merges))}
 
 
 def parts_of(plan: CompressionPlan, reader: CheckpointReader) -> list[list[str]]:

@@ -94,12 +94,13 @@ class Work:
         self._say(to_dict(part))
         self.finished[part.index] = part
 
-    def commit(self, documents: Mapping[str, Mapping[str, Any]], step: int | None) -> None:
+    def commit(self, documents: Mapping[str, Mapping[str, Any]], step: int | None, card: str) -> None:
         """Lets the result appear under its name.
 
         Args:
             documents: Its JSON files.
             step: See ``Manifest``.
+            card: Its model card.
 
         Raises:
             CheckpointError: The disk is full or not writable.
@@ -107,7 +108,7 @@ class Work:
         table = Table()
         for index in sorted(self.finished):
             table.add(self.finished[index].table)
-        finish(self.folder, self.out, table, documents, step=step)
+        finish(self.folder, self.out, table, documents, step=step, card=card)
         remove(self._root)
 
     def __enter__(self) -> Self:

@@ -125,11 +125,17 @@ def test_eq_10_concatenation_is_the_sum_of_the_truncated_experts():
     middle = torch.block_diag(*(torch.diag(s[:k]) for _, s, _ in factors))
     right = torch.cat([vh[:k] for _, _, vh in factors])
     expected = left @ middle @ right + shared.double()
-    merged, energy, _ = kc.merge([*((w, k) for w in experts), (shared, None)])
+    merged, energy, _, spectra = kc.merge([*((w, k) for w in experts), (shared, None)])
     assert merged.dtype == torch.float64
     assert torch.allclose(merged, expected, atol=1e-6)
     least = min((s[:k].square().sum() / s.square().sum()).item() for _, s, _ in factors)
     assert energy == pytest.approx(least, abs=1e-6)
+    assert spectra[-1] is None  # the shared one is whole
+    for (_, s, _), spectrum in zip(factors, spectra[:-1], strict=True):
+        assert (spectrum.places[0], spectrum.places[-1]) == (1, k)
+        expected_shares = [s[place - 1].item() / s[0].item() for place in spectrum.places]
+        assert spectrum.values == pytest.approx(expected_shares, rel=1e-3)
+    assert min(spectrum.energy for spectrum in spectra[:-1]) == energy
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ringmoe.modality import ModalitySpec, Unit
 from ringmoe.raster.picture import is_microwave
 from ringmoe.raster.scene import Pixels
 from ringmoe.raster.statistics import PERCENTILES, ChannelStatistics, Statistics
-from ringmoe.report.inspect.axes import Tick, plain, round_steps
+from ringmoe.report.axes import Tick, plain, round_steps
 
 # K occupied bins of the statistics, B bars that are drawn
 

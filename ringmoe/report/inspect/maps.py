@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ringmoe.raster.scene import Pixels
-from ringmoe.report.inspect.axes import Tick, plain, round_steps
+from ringmoe.report.axes import Tick, plain, round_steps
 
 # 4 corners, each longitude and latitude
 

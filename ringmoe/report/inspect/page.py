@@ -3,13 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files as resources
-
-from jinja2 import Environment, StrictUndefined
 
 from ringmoe.data.entries import RefusedFile
 from ringmoe.data.manifest import Manifest
 from ringmoe.data.places import PlaceManifest
+from ringmoe.report import html
 from ringmoe.report.inspect import histograms, maps, places, tiles
 
 NUM_REASON_COLOURS = 12
@@ -50,9 +48,8 @@ def render(manifest: Manifest, progress: OnProgress | None = None) -> tuple[str,
     tell = progress or (lambda _: None)
     view = places.look(manifest, tell) if isinstance(manifest, PlaceManifest) else tiles.look(manifest, tell)
     shards = [shard for samples in manifest.samples for shard in samples.shards]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((resources(__package__) / "page.html").read_text(encoding="utf-8"))
-    page = template.render(
+    page = html.render(
+        __package__,
         name=manifest.folder.name,
         manifest=manifest,
         view=view,

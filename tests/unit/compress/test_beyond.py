@@ -24,6 +24,7 @@ from ringmoe.compress.walk import Walk
 from ringmoe.data.workfolder import take_lock
 from ringmoe.errors import CheckpointError, ConfigError
 from ringmoe.models import build_model, config_from
+from ringmoe.models.ringmoe.export import to_timm
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.models.ringmoe.objective import masked_error
 from ringmoe.naming import canonical_entries
@@ -340,3 +341,27 @@ def test_a_control_group_limits_the_memory(tmp_path):
     write("sys/fs/cgroup/memory/memory.limit_in_bytes", "3000\n")
     write("sys/fs/cgroup/memory/memory.usage_in_bytes", "3500\n")
     assert memory.available_bytes(tmp_path) == 0
+
+
+def test_a_refitted_result_is_timms_swin(trained, tiles, images, tmp_path):
+    timm = pytest.importorskip("timm", reason="timm's SwinV2 is the reference; it comes with the dev extra")
+    compress(trained, tmp_path / "refitted", tiles, refit=True)
+    ours = load(tmp_path / "refitted")
+    config = ours.config
+    theirs = timm.models.swin_transformer_v2.SwinTransformerV2(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        in_chans=3,
+        embed_dim=config.dims[0],
+        depths=config.depths,
+        num_heads=[dim // config.head_dim for dim in config.dims],
+        window_size=config.window,
+        num_classes=0,
+        drop_path_rate=0.0,
+    ).eval()
+    state = {entry.name: entry.tensor for entry in canonical_entries(ours)}
+    theirs.load_state_dict(to_timm(state, config, "opt"), strict=True)
+    theirs.patch_embed.register_forward_hook(lambda _module, _inputs, x_BHWD: x_BHWD + ours.positions)
+    with torch.no_grad():
+        expected = theirs.forward_features(images("opt").pixels_BCHW).permute(0, 3, 1, 2)
+        torch.testing.assert_close(ours.features(images("opt"), "opt")[-1], expected, atol=1e-5, rtol=1e-5)

@@ -23,8 +23,8 @@ from ringmoe.errors import ShardError
 from ringmoe.raster.quality import REASONS
 from ringmoe.raster.statistics import Statistics
 from ringmoe.raster.write import write_geotiff
+from ringmoe.report.axes import round_steps
 from ringmoe.report.inspect import histograms, maps, render
-from ringmoe.report.inspect.axes import round_steps
 from ringmoe.report.inspect.page import NUM_REASON_COLOURS
 from ringmoe.report.inspect.sheets import spread
 from tests.fixtures.shards import build_shards
