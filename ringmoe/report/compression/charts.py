@@ -166,7 +166,7 @@ def spectra(layers: Iterable[Layer]) -> list[Spectra]:
         parts = []
         for matrix, same in groupby(layer.spectra, key=lambda spectrum: spectrum.matrix):
             energies = [spectrum.energy for spectrum in same]
-            parts.append(f"{matrix} {min(energies):.0%} to {max(energies):.0%}")
+            parts.append(f"{matrix} {100 * min(energies):.0f} to {max(energies):.0%}")
         columns = tuple(Tick(_across(place, layer.dim), str(place)) for place in sorted({1, known, layer.dim}))
         found.append(
             Spectra(f"block {layer.number}", _across(known, layer.dim), curves, columns, f"kept: {', '.join(parts)}")
