@@ -317,7 +317,9 @@ class Loader:
     def _keys(self, key: str, epochs_B: Tensor, samples_B: Tensor) -> Tensor:
         """The random key of each image: a function of seed, modality, epoch and sample."""
         epochs, numbers_B = torch.unique(epochs_B, return_inverse=True)
-        bases = torch.tensor([counter.key(self._seed, "image", key, epoch) for epoch in epochs.tolist()])
+        bases = torch.tensor(
+            [counter.key(self._seed, "image", key, epoch) for epoch in epochs.tolist()], dtype=torch.int64
+        )
         return counter.mix(bases[numbers_B], samples_B)
 
     def _crop(self, key: str, tiles_BCHW: Tensor, keys_B: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ringmoe import counter
-from ringmoe.batch import Batch
+from ringmoe.batch import Batch, ModalityImages
 from ringmoe.data.loader import Loader
 from ringmoe.distributed.collectives import reduce_metrics
 from ringmoe.errors import ShardError
@@ -82,8 +82,8 @@ def evaluate(
             for key, part in images.images.items():
                 sums[key][3] += len(part.bad)
             for masked in _under_masks(images.to(device), masks):
-                for key, reconstruction in model.reconstruct(masked).items():
-                    errors_2B = torch.stack(tile_errors(reconstruction)).double()
+                for key, reconstruction in model.reconstruct(masked if images.num_images else _blank(masked)).items():
+                    errors_2B = torch.stack(tile_errors(reconstruction)).double()[:, : images.num_images]
                     ones_1B = torch.ones_like(errors_2B[:1])
                     sums[key][:3] += torch.cat((errors_2B, ones_1B)).sum(1)
     totals = reduce_metrics({key: (values, "sum") for key, values in sums.items()})
@@ -120,6 +120,21 @@ def tile_errors(images: Reconstruction) -> tuple[Tensor, Tensor]:
         return squared_BTHW.sum((1, 2, 3)) / counted_BTHW.sum((1, 2, 3))
 
     return error(images.prediction_BTHW), error(mean_BT11)
+
+
+def _blank(batch: Batch) -> Batch:
+    """A tile of zeros for a rank that has none: the experts that it holds are asked for by the other ranks."""
+    return Batch(
+        {
+            key: ModalityImages(
+                images.pixels_BCHW.new_zeros(1, *images.pixels_BCHW.shape[1:]),
+                images.present_BC.new_ones(1, *images.present_BC.shape[1:]),
+                images.keys_B.new_zeros(1),
+                (),
+            )
+            for key, images in batch.images.items()
+        }
+    )
 
 
 def _under_masks(batch: Batch, masks: int) -> Iterator[Batch]:
