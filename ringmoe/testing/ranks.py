@@ -1,17 +1,39 @@
-"""Run a function on several real gloo ranks, with a limit on the time that it may take."""
+"""Run a function on several real gloo ranks, with a limit on the time that it may take.
 
+The ranks are forked from a process that has imported the large packages already: each of them alone would spend seconds
+on that. It computes nothing and has no threads; what it is asked to run stays imported for the ranks that come later.
+"""
+
+import atexit
+import importlib
 import os
 import queue
+import signal
 import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+_LARGE = (
+    "torch._dynamo",  # which torch.optim asks for
+    "torch.utils.tensorboard",
+    "deepspeed",
+    "deepspeed.moe.layer",
+    "fairscale",
+    "rasterio",
+    "webdataset",
+    "safetensors.torch",
+    "tyro",
+)
 
 
 def free_port() -> int:
@@ -21,8 +43,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class _Job:
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    world: int
+    timeout: float
+    init: bool
+    environ: dict[str, str]
+    folder: str
+
+
 def run_ranks(
-    function: Callable[..., Any], world: int, *args: Any, timeout: float = 120.0, init: bool = True
+    function: Callable[..., Any], world: int, *args: Any, timeout: float = 240.0, init: bool = True
 ) -> list[Any]:
     """Runs ``function(*args)`` on ``world`` processes and returns what each rank returned, in rank order.
 
@@ -37,17 +70,72 @@ def run_ranks(
         RuntimeError: A rank raised (with its traceback) or ended without an answer.
         TimeoutError: The ranks did not finish in time.
     """
-    context = mp.get_context("spawn")
+    job = _Job(function, args, world, timeout, init, dict(os.environ), os.getcwd())
+    results, error = _Forker.running().ask(job)
+    if error is not None:
+        raise error
+    return results
+
+
+class _Forker:
+    """The process that ranks are forked from: started once, it ends with this one."""
+
+    _running: "_Forker | None" = None
+
+    def __init__(self) -> None:
+        context = mp.get_context("spawn")
+        self._link, theirs = context.Pipe()
+        # a package that looks for GPUs would leave their driver in a state that no fork can use
+        names = _LARGE if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available() else ()
+        self._process = context.Process(target=_serve, args=(theirs, names))
+        self._process.start()
+        theirs.close()
+        atexit.register(self._link.close)  # at which it ends
+
+    @classmethod
+    def running(cls) -> "_Forker":
+        if cls._running is None or not cls._running._process.is_alive():
+            cls._running = cls()
+        return cls._running
+
+    def ask(self, job: _Job) -> tuple[list[Any], Exception | None]:
+        """What the ranks answered, or what went wrong."""
+        try:
+            self._link.send(job)
+            return self._link.recv()  # type: ignore[no-any-return]
+        except BaseException:  # nobody shall take this answer for that to another question
+            assert self._process.pid
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
+            self._process.join()
+            raise
+
+
+def _serve(link: Connection, names: tuple[str, ...]) -> None:
+    os.setpgid(0, 0)  # with its ranks
+    for name in names:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    while True:
+        try:
+            answer: tuple[list[Any], Exception | None] = _run(link.recv()), None
+        except EOFError:
+            return
+        except Exception as error:
+            answer = [], error
+        link.send(answer)
+
+
+def _run(job: _Job) -> list[Any]:
+    context = mp.get_context("fork")
     answers: Any = context.Queue()
     port = free_port()
-    started = [
-        context.Process(target=_rank_main, args=(function, args, r, world, port, init, timeout, answers), daemon=True)
-        for r in range(world)
-    ]
+    started = [context.Process(target=_rank_main, args=(job, r, port, answers), daemon=True) for r in range(job.world)]
     for process in started:
         process.start()
     try:
-        return _collect(answers, started, time.monotonic() + timeout)
+        return _collect(answers, started, time.monotonic() + job.timeout)
     finally:
         for process in started:
             if process.is_alive():
@@ -77,24 +165,17 @@ def _collect(answers: Any, started: list[Any], deadline: float) -> list[Any]:
     return [results[rank] for rank in range(len(started))]
 
 
-def _rank_main(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    rank: int,
-    world: int,
-    port: int,
-    init: bool,
-    timeout: float,
-    answers: Any,
-) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+def _rank_main(job: _Job, rank: int, port: int, answers: Any) -> None:
+    os.chdir(job.folder)
+    os.environ.clear()
+    os.environ.update(job.environ)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job.world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     try:
-        if init:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
-        answers.put((rank, function(*args), None))
+        if job.init:
+            dist.init_process_group("gloo", timeout=timedelta(seconds=job.timeout))
+        answers.put((rank, job.function(*job.args), None))
     except BaseException:
         answers.put((rank, None, traceback.format_exc()))
     finally:

@@ -91,12 +91,12 @@ def test_ranks_find_near_duplicates_together(scenes, tmp_path):
 def test_a_rank_that_is_killed_ends_the_job_and_the_next_one_continues(victim, scenes, whole, tmp_path):
     out = tmp_path / "shards"
     with started((*MPIRUN, "-n", 2, *_command(scenes, out)), tmp_path) as job:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while len(list(out.glob(f"{BUILDING}/*.tar"))) < 5:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         os.kill(_ranks(job.pid)[victim], signal.SIGKILL)
-        assert job.wait(timeout=30) != 0
+        assert job.wait(timeout=120) != 0
     assert not (out / "manifest.json").exists()
     printed = _run(tmp_path, 2, scenes, out)
     assert "units were finished before" in printed
@@ -109,7 +109,7 @@ def test_a_rank_that_fails_ends_the_job_with_its_message(scenes, whole, tmp_path
     # the second rank can write no file of more than 10 kB, which fails like a full disk does
     words = (*MPIRUN, "-n", 1, *command, ":", "-n", 1, "prlimit", "--fsize=10000", *command)
     with started(words, tmp_path) as job:
-        assert job.wait(timeout=60) != 0
+        assert job.wait(timeout=120) != 0
     assert "File too large" in (tmp_path / "output").read_text()
     assert "Traceback" not in (tmp_path / "output").read_text()
     build([scenes], out, CONFIG)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.launchers import run
+from tests.fixtures.launchers import run_forked
 from tests.fixtures.shards import build_shards
 
 
@@ -16,7 +16,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two ranks under the ``deepspeed`` launcher, without any interruption."""
+    """A run of two ranks, without any interruption."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    run("deepspeed", shards, output)
+    run_forked(shards, output)
     return output

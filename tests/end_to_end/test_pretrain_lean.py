@@ -95,15 +95,18 @@ def test_recomputed_activations_change_nothing(train, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a busy machine takes minutes
 def test_it_follows_deepspeed(train, tmp_path):
-    """200 steps of the same run: the mean of 40 losses differs by 6 % at most, in bf16 without masters too."""
+    """60 steps of the same run: the mean of 20 losses differs by 3 % at most, in bf16 without masters by 10 %.
+
+    Two modalities are enough: a step of this engine costs what it has tensors.
+    """
     curves = {}
     for name, options in (("zero1", ""), ("fp32", LEAN), ("bf16", f"{LEAN} --parallel.dtype bf16 --optimiser.clip 0")):
-        train(tmp_path / name, steps=200, options=f"--optimiser.lr 2e-3 {options}")
+        train(tmp_path / name, steps=60, options=f"--model.modalities opt sar_l1 --optimiser.lr 2e-3 {options}")
         losses = [row["loss"] for row in rows_of(tmp_path / name) if "loss" in row]
-        curves[name] = torch.tensor(losses).view(5, 40).mean(1)
+        curves[name] = torch.tensor(losses).view(3, 20).mean(1)
     assert curves["zero1"][-1] < 0.7 * curves["zero1"][0]
-    for name in ("fp32", "bf16"):
-        torch.testing.assert_close(curves[name], curves["zero1"], rtol=0.06, atol=0)
+    torch.testing.assert_close(curves["fp32"], curves["zero1"], rtol=0.03, atol=0)
+    torch.testing.assert_close(curves["bf16"], curves["zero1"], rtol=0.1, atol=0)
 
 
 def test_numbers_that_go_wrong_stop_the_run_unsaved(train, tmp_path):

@@ -58,8 +58,9 @@ def _counts(place, remote=QUICK):
 
 
 def test_batches_are_those_of_the_folder(shards, server):
-    assert _steps(server.url, range(4)) == _steps(shards.root, range(4))
-    counts = _counts(server.url)
+    patient = RemoteConfig(timeout=60.0)  # also on a machine with other work nothing is repeated
+    assert _steps(server.url, range(4), remote=patient) == _steps(shards.root, range(4))
+    counts = _counts(server.url, patient)
     assert counts["repeated"] == 0
     assert counts["requests"] == sum(server.requests.values()) <= 1 + 4 + 4 * 24
     with closing(_loader(server.url, split="val")) as far, closing(_loader(shards.root, split="val")) as near:
@@ -177,7 +178,7 @@ def test_a_shard_that_is_missing_is_refused_at_once(own_shards):
         begun = time.monotonic()
         with pytest.raises(ShardError, match=r"train-000000\.tar cannot be read: HTTP 404"):
             reader.read(np.arange(2))
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10  # ten attempts take twenty seconds and more
         assert max(server.requests.values()) == 1
 
 
