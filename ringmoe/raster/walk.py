@@ -1,11 +1,14 @@
 """Which files there are below what somebody named."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ringmoe.errors import SceneError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # as a path it has lost one of its slashes
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ def walk(paths: Sequence[Path]) -> Iterator[FoundFile]:
     for path in paths:
         if not path.exists():
             fault = "is a link that leads nowhere" if path.is_symlink() else "does not exist"
+            if _URL.match(str(path)):
+                fault += " on this machine, and scenes are not read by URL (shards are): copy or mount them"
             raise SceneError(f"{path} {fault}; name a scene or a folder of scenes")
     absolute = [Path(os.path.abspath(path)) for path in paths]
     base = base_of(paths)

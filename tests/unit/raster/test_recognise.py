@@ -160,6 +160,8 @@ def test_nothing_to_use(tmp_path: Path, write_raster: Any, noise: Any):
         recognise([tmp_path / "empty"])
     with pytest.raises(SceneError, match="does not exist"):
         recognise([tmp_path / "nowhere"])
+    with pytest.raises(SceneError, match=r"s3:/bucket/scenes does not exist .* scenes are not read by URL"):
+        recognise([Path("s3://bucket/scenes")])
 
 
 def test_names_are_relative_and_unique(tmp_path: Path, write_raster: Any, noise: Any):
