@@ -236,9 +236,9 @@ def test_places_that_are_not_read_are_refused_by_name(shards, tmp_path):
 
 
 def test_an_object_store_without_its_package_names_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
-    with pytest.raises(ConfigError, match=r"s3://bucket/shards.*package s3fs.*pip install s3fs"):
-        folder_at("s3://bucket/shards")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # as where it is not installed
+    with pytest.raises(ConfigError, match=r"gs://bucket/shards.*package gcsfs.*pip install gcsfs"):
+        folder_at("gs://bucket/shards")
 
 
 def test_object_stores_are_read_through_fsspec(own_shards):
