@@ -4,7 +4,6 @@ The ranks are forked from a process that has imported the large packages already
 on that. It computes nothing and has no threads; what it is asked to run stays imported for the ranks that come later.
 """
 
-import atexit
 import importlib
 import os
 import queue
@@ -17,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -90,7 +90,8 @@ class _Forker:
         self._process = context.Process(target=_serve, args=(theirs, names))
         self._process.start()
         theirs.close()
-        atexit.register(self._link.close)  # at which it ends
+        # at which it ends; ``atexit`` is too late where this is a worker itself, which waits for its children before
+        Finalize(None, self._link.close, exitpriority=0)
 
     @classmethod
     def running(cls) -> "_Forker":

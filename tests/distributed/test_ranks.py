@@ -1,9 +1,11 @@
 """The helper that starts ranks must itself tell the truth."""
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -76,3 +78,13 @@ def test_who_is_interrupted_leaves_no_rank_and_gets_no_old_answer(tmp_path):
         signal.signal(signal.SIGUSR1, usual)
     assert run_ranks(_sum_of_ranks, 2) == [3.0, 3.0]
     assert not _processes_that_run(tmp_path)
+
+
+def _asks() -> list[float]:
+    return run_ranks(_sum_of_ranks, 2)
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_had_ranks_ends():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+        assert alone.submit(_asks).result() == [3.0, 3.0]
