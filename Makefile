@@ -41,7 +41,7 @@ test: $(STAMP) ## Run the tests
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 -m "not slow and not distributed and not reliability"
 
-reliability: $(STAMP) ## Run the tests of docs/reliability.md that take minutes, and write its table of kills
+reliability: $(STAMP) ## Run the tests of docs/reliability.md that take minutes, and write its table of kills and its soak
 	records=$$(mktemp -d); trap 'rm -rf "$$records"' EXIT; code=0
 	RELIABILITY_RECORDS=$$records $(BIN)/python -m pytest -n 2 --dist loadgroup -m "reliability or kills" || code=$$?
 	$(BIN)/python -m tests.reliability.page "$$records"  # what was seen counts, whatever else failed

@@ -23,8 +23,10 @@ _TICK = 0.02
 class Job:
     """A job of two ranks that writes into one folder; starting it again is the same command."""
 
-    def __init__(self, shards: Path, output: Path, options: str = "", *, launcher: bool = False) -> None:
-        self._arguments = small_run(shards, output, steps=STEPS, options=f"{OPTIONS} {options}")
+    def __init__(
+        self, shards: Path, output: Path, options: str = "", *, launcher: bool = False, steps: int = STEPS
+    ) -> None:
+        self._arguments = small_run(shards, output, steps=steps, options=f"{OPTIONS} {options}")
         self._log, self._halt = output.parent / "printed", output.parent / "halted"
         self._launcher = launcher
         self._output = output
@@ -56,9 +58,13 @@ class Job:
 
     def wait_until_halted(self) -> int:
         """Waits for the rank that halts; its process."""
-        assert _wait(lambda: self._halted() or not self._is_running()), f"still running\n{self.printed}"
+        assert _wait(lambda: not self.goes_on()), f"still running\n{self.printed}"
         assert self._halted(), f"nobody came to that place\n{self.printed}"
         return self._halted()
+
+    def goes_on(self) -> bool:
+        """Whether it runs, and no rank is halted."""
+        return self._is_running() and not self._halted()
 
     def go_on(self) -> None:
         """Lets the halted rank go on, if it is alive."""
@@ -75,6 +81,10 @@ class Job:
         assert self._started is not None
         return self._started.pid
 
+    def left(self) -> list[int]:
+        """Processes that hold what the job prints into: its ranks, and whatever they have started."""
+        return [process for process in _processes() if str(self._log) in _files_of(process)]
+
     def kill(self, processes: Iterable[int], number: signal.Signals) -> None:
         """Sends all of them the signal."""
         for process in processes:
@@ -85,7 +95,7 @@ class Job:
         try:
             assert _wait(lambda: not self._is_running()), f"still running\n{self.printed}"
         finally:
-            self._end()
+            self.end()
         codes = [self._started.returncode] if self._started else [process.exitcode for process in self._forked]
         return [code for code in codes if code is not None]
 
@@ -100,7 +110,7 @@ class Job:
         words = _words_of(process)
         return bytes(self._output) in words and any(word.startswith(b"--local_rank=") for word in words)
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Whatever still runs is ended, so that a test that fails leaves nothing."""
         for process in self.ranks():
             os.kill(process, signal.SIGKILL)
@@ -130,3 +140,11 @@ def _words_of(process: int) -> list[bytes]:
         return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def _files_of(process: int) -> set[str]:
+    """What a process has open."""
+    try:
+        return {os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()}
+    except OSError:
+        return set()

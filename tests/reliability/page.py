@@ -1,6 +1,6 @@
-"""Puts what the kills showed into the page about reliability.
+"""Puts what the kills and the soak showed into the page about reliability.
 
-python -m tests.reliability.page FOLDER    # of the records of a run of the matrix
+python -m tests.reliability.page FOLDER    # of the records of a run of the matrix, the soak, or both
 """
 
 import json
@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.reliability import soak_page
 from tests.reliability.matrix import KILLS, Kill
 
+RECORDS = "RELIABILITY_RECORDS"  # names a folder for what is seen: a file for each kill, and one of the soak
+SOAK = Path(__file__).parent / "soak.json"
 RESULTS = Path(__file__).parent / "kills.json"
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- kills -->\n", "<!-- /kills -->"
@@ -42,9 +45,7 @@ def table(records: Sequence[Record]) -> str:
 
 def filled(text: str, records: Sequence[Record]) -> str:
     """The page with the table of these records."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table(records)}\n{END}{after}"
+    return soak_page.between(text, BEGIN, END, table(records))
 
 
 def _where(kill: Kill) -> str:
@@ -65,9 +66,11 @@ def _killed(kill: Kill) -> str:
 def main(folder: Path) -> None:
     """Writes what a run saw into file and page: kills that it left out keep their old record, failed ones lose it."""
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    new = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+    new = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("[0-9]*.json")]
     of_name = {record["name"]: record for record in [*old, *new]}
     records = [of_name[kill.name] for kill in KILLS if not of_name.get(kill.name, {"failed": True}).get("failed")]
+    if (seen := folder / SOAK.name).exists():
+        soak_page.write(json.loads(seen.read_text(encoding="utf-8")), SOAK, PAGE)
     RESULTS.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n", encoding="utf-8")
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), records), encoding="utf-8")
     failed = [record["name"] for record in new if record.get("failed")]

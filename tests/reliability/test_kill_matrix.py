@@ -12,11 +12,11 @@ import pytest
 from tests.fixtures.small_run import rows_of, weights_of
 from tests.reliability.jobs import Job
 from tests.reliability.matrix import KILLS, Kill
+from tests.reliability.page import RECORDS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.kills]
 
 MOST_SECONDS = 30  # until nothing of a killed job runs
-RECORDS = "RELIABILITY_RECORDS"  # a folder for what was seen, one file for each kill
 
 
 def _marks(kill: Kill) -> list[pytest.MarkDecorator]:
