@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ringmoe.checkpoint.disk import writing
 from ringmoe.checkpoint.ranks import on_first, rank, together
-from ringmoe.checkpoint.runs import recover, set_aside, step_folders
+from ringmoe.checkpoint.runs import recover, set_aside, step_folders, step_of
 from ringmoe.checkpoint.state import MOMENTS, Stateful, TrainerState
-from ringmoe.checkpoint.store import CheckpointReader
+from ringmoe.checkpoint.store import CheckpointReader, remove
 from ringmoe.distributed.collectives import world_size
 from ringmoe.errors import CheckpointError
 from ringmoe.faults import point
@@ -22,7 +22,13 @@ _log = logging.getLogger(__name__)
 
 
 def load_latest(
-    run: Path, engine: Stateful, *, config: Mapping[str, Any], seed: int, data_fingerprint: str
+    run: Path,
+    engine: Stateful,
+    *,
+    config: Mapping[str, Any],
+    seed: int,
+    data_fingerprint: str,
+    before: int | None = None,
 ) -> TrainerState | None:
     """Takes a run up where its newest whole checkpoint left it. Collective: all ranks call it with the same arguments.
 
@@ -34,6 +40,7 @@ def load_latest(
         config: Contents of ``config.json`` as this run would write it.
         seed: This run's seed.
         data_fingerprint: Of this run's shards.
+        before: Takes no checkpoint of this step or a later one; None takes the newest whole one.
 
     Returns:
         Where the run stands, or None if it has no checkpoint yet.
@@ -41,7 +48,7 @@ def load_latest(
     Raises:
         CheckpointError: There are checkpoints but none is whole, or the newest whole one is of another run.
     """
-    reader = _newest_whole(run)
+    reader = _newest_whole(run, before)
     if reader is None:
         return None
     if reader.trainer is None:
@@ -60,13 +67,29 @@ def load_latest(
     return state
 
 
-def _newest_whole(run: Path) -> CheckpointReader | None:
+def drop_newer(run: Path, step: int) -> None:
+    """Deletes the checkpoints after a step, newest first: the run goes on from there with other data. Collective.
+
+    Raises:
+        CheckpointError: It cannot be done.
+    """
+
+    def drop() -> None:
+        with writing(run):
+            for folder in step_folders(run):
+                if step_of(folder) > step:
+                    remove(folder)
+
+    on_first(drop)
+
+
+def _newest_whole(run: Path, before: int | None) -> CheckpointReader | None:
     """The newest checkpoint whose every byte is right; the ranks share the reading."""
 
     def candidates() -> list[str]:
         with writing(run):
             recover(run)
-        return [str(folder) for folder in step_folders(run)]
+        return [str(folder) for folder in step_folders(run) if before is None or step_of(folder) < before]
 
     folders = [Path(folder) for folder in on_first(candidates)]
     damaged: list[Path] = []

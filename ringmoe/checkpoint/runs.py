@@ -46,7 +46,7 @@ def step_folder(run: Path, step: int) -> Path:
 def step_folders(run: Path) -> list[Path]:
     """Folders of a run's checkpoints, newest first; whether they are whole is not looked at."""
     found = [path for path in folder_of(run).glob("step-*") if _STEP.fullmatch(path.name)]
-    return sorted(found, key=_step_of, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
 def open_checkpoint(path: Path) -> CheckpointReader:
@@ -104,14 +104,15 @@ def remove_old(run: Path, kept: Kept) -> None:
     """Deletes checkpoints that are no longer wanted; incomplete folders do not count among the newest."""
     complete = 0
     for folder in step_folders(run):
-        is_milestone = kept.every > 0 and _step_of(folder) % kept.every == 0
+        is_milestone = kept.every > 0 and step_of(folder) % kept.every == 0
         if complete < kept.last and _is_complete(folder):
             complete += 1
         elif not (is_milestone and (folder / MANIFEST_FILE).exists()):
             remove(folder)
 
 
-def _step_of(folder: Path) -> int:
+def step_of(folder: Path) -> int:
+    """The steps after which a checkpoint was saved, by its folder's name."""
     return int(folder.name.removeprefix("step-"))
 
 

@@ -214,6 +214,15 @@ class Loader:
         """Tiles of each modality whose turn has come before a step, each counted once."""
         return {key: self._orders[key].num_met(step * images) for key, images in self.images_per_step.items()}
 
+    def turns(self, key: str, steps: range) -> tuple[Tensor, Tensor]:
+        """Whose turn it is in some steps on all ranks together: epoch and number of each sample, (N,) int64."""
+        images = self.images_per_step[key]
+        return self._orders[key].locate(torch.arange(steps.start * images, steps.stop * images))
+
+    def names(self, key: str, samples_N: Tensor) -> list[str]:
+        """What samples of a modality are called."""
+        return [self._readers[key].name(sample) for sample in samples_N.tolist()]
+
     def state(self, step: int) -> dict[str, Any]:
         """What a continued run must find unchanged, and where it goes on."""
         return {

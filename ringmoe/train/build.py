@@ -27,6 +27,7 @@ from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.callbacks.checkpoint import Checkpoint
 from ringmoe.train.callbacks.evaluation import Evaluation
 from ringmoe.train.callbacks.expert_load import ExpertLoad
+from ringmoe.train.callbacks.loss_spike import LossSpike
 from ringmoe.train.callbacks.memory import Memory
 from ringmoe.train.callbacks.metrics_file import MetricsFile
 from ringmoe.train.callbacks.mixture import Mixture
@@ -126,6 +127,7 @@ def _callbacks(config: RunConfig, world: World, loader: Loader) -> Iterator[Call
     yield Quarantine(config.output, config.data.bad_tiles)
     # recomputed blocks give no gradients but to the engine
     yield NanGuard(config.output, config.numbers.skips, backward=config.parallel.recompute != "blocks")
+    yield LossSpike(config.numbers)
     yield Speed(
         images_per_step=images,
         tokens_per_step=images * config.model.map_size(0) ** 2,

@@ -105,18 +105,32 @@ class NumbersConfig:
     Attributes:
         skips: Steps in a row that are left out, weights and moments untouched, for a loss or gradient that is not
             finite; one more stops the run. 0 stops it at the first.
+        spike: How far above the median of the last 128 losses one lies that spikes, in standard deviations of these,
+            estimated by 1.4826 times their median absolute deviation; 0 looks for none.
+        spike_steps: So many steps in a row that spike are a spike of the run, which is said.
+        roll_backs: So often a run may go back to its newest checkpoint from before such a spike and pass over the data
+            that it has read since; one spike more stops it. 0 never goes back, and stops at no spike.
     """
 
     skips: int = 3
+    spike: float = 6.0
+    spike_steps: int = 3
+    roll_backs: int = 0
 
     def __post_init__(self) -> None:
-        """Checks the range.
+        """Checks the ranges.
 
         Raises:
-            ConfigError: It is negative.
+            ConfigError: A number is too small, or the run is to go back where nothing looks for spikes.
         """
-        if self.skips < 0:
-            raise ConfigError(f"numbers.skips is {self.skips} steps; expected 0 or more")
+        for name, least in (("skips", 0), ("spike", 0), ("spike_steps", 1), ("roll_backs", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"numbers.{name} is {getattr(self, name)}; expected {least} or more")
+        if self.roll_backs and not self.spike:
+            raise ConfigError(
+                f"numbers.roll_backs is {self.roll_backs}, but with numbers.spike 0 nothing looks for spikes to go "
+                "back from: leave one of them out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ringmoe.checkpoint.load import load_latest
+from ringmoe.checkpoint.load import drop_newer, load_latest
 from ringmoe.checkpoint.runs import Kept
 from ringmoe.checkpoint.saver import Saver
 from ringmoe.checkpoint.state import TrainerState
@@ -15,6 +15,7 @@ from ringmoe.config import to_dict, to_yaml
 from ringmoe.data.loader import Loader
 from ringmoe.distributed.launch import World
 from ringmoe.distributed.training_engine import TrainingEngine
+from ringmoe.errors import TrainingError
 from ringmoe.faults import point
 from ringmoe.models.ringmoe.model import RingMoE
 from ringmoe.train.callbacks.base import Callback
@@ -42,7 +43,9 @@ class Trainer:
         clock: Where the time of the steps goes; the model's exchanges tell it their part.
         metrics: Values of the steps since the last flush.
         recent: What this rank's micro-batches of those steps held.
-        is_sound: Whether the last step that was flushed had finite numbers.
+        doubt: Why the weights as they are at the last step that was flushed may be bad; empty for no reason.
+        wants_back: Step before which the run shall be taken up again, with other data behind it; 0 for none.
+        passed: Steps of data, from first to before end, that were passed over when it was.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Trainer:
         self.clock = model.parallel.clock
         self.metrics = Metrics()
         self.recent: list[list[MicroBatch]] = []
-        self.is_sound = True
+        self.doubt = ""
+        self.wants_back = 0
+        self.passed: list[tuple[int, int]] = []
 
     @property
     def is_main(self) -> bool:
@@ -79,6 +84,11 @@ class Trainer:
         return self.config.schedule.steps
 
     @property
+    def num_passed(self) -> int:
+        """Steps of data that were passed over so far: by so much the data are ahead of the steps."""
+        return sum(end - first for first, end in self.passed)
+
+    @property
     def is_complete(self) -> bool:
         """Whether all steps of the run are done."""
         return self.step >= self.num_steps
@@ -89,7 +99,8 @@ class Trainer:
         Raises:
             CheckpointError: The folder holds checkpoints that this run cannot go on from, or saving failed.
             ShardError: A tile could not be read.
-            TrainingError: Loss or gradient were no longer finite, several steps in a row.
+            TrainingError: Loss or gradient were no longer finite, several steps in a row, or the loss spikes once more
+                than the run may go back.
         """
         self.resume()
         point("train")
@@ -103,20 +114,23 @@ class Trainer:
                 stack.callback(callback.close)
                 callback.start(self)
             stack.enter_context(closing(self.saver))
-            steps = stack.enter_context(closing(self.loader.iterate(self.step)))
+            self._steps = self.loader.iterate(self.step + self.num_passed)
+            stack.callback(lambda: self._steps.close())
             while not self.is_complete and not stop.agreed():
                 for callback in self.callbacks:
                     callback.before_step(self)
                 self.engine.set_lr(self.lr(self.step))
                 with self.clock.during("data"):
-                    batches = next(steps)
+                    batches = next(self._steps)
                 self.recent.append(train_step(self.engine, batches, self.metrics, self.world.device, self.clock))
                 self.step += 1
                 self.metrics.end_step(self.step)
-                if self.step % self.config.every.log == 0:
+                if self.step % self.config.every.log == 0 or self.is_complete:
                     self.flush()
                 for callback in self.callbacks:
                     callback.after_step(self)
+                if self.wants_back:
+                    self.go_back()
                 if self.saver.has_failed:
                     stop.ask()
             self.flush()
@@ -172,7 +186,7 @@ class Trainer:
             updates=self.engine.updates,
             seed=self.config.seed,
             data_fingerprint=fingerprint_of(self.loader),
-            data=self.loader.state(self.step),
+            data=self.loader.state(self.step + self.num_passed) | {"passed": [list(part) for part in self.passed]},
             schedule=to_dict(self.config.schedule),
             callbacks={type(callback).__name__: state for callback in self.callbacks if (state := callback.state())},
         )
@@ -180,30 +194,77 @@ class Trainer:
         self.saver.save(self.engine, state, config=config, documents=documents)
 
     def resume(self) -> None:
-        """Goes back to the newest complete checkpoint, if there is one, and says so. Collective.
+        """Goes on from the newest complete checkpoint, if there is one, and says so. Collective.
 
         Raises:
             CheckpointError: It belongs to another model, seed or data.
             ShardError: The data would not go on where it stopped.
         """
+        state = self._take_up()
+        if state is None:
+            start = f" from the weights of {self.config.start}" if self.config.start else ""
+            self.say(f"a new run in {self.config.output}: {self.num_steps} steps{start}")
+            return
+        if state.schedule != to_dict(self.config.schedule):
+            self.say(f"the schedule was {state.schedule} and is now {to_dict(self.config.schedule)}")
+        self.say(f"continuing {self.config.output} after step {self.step} of {self.num_steps}")
+
+    def go_back(self) -> None:
+        """Goes on from the newest complete checkpoint before ``wants_back``, behind the data read so far. Collective.
+
+        It is saved at once, in place of that checkpoint: a run that is killed from here on goes on from here, and one
+        that was killed before comes here again.
+
+        Raises:
+            CheckpointError: There are checkpoints, but none is whole, or saving failed.
+            TrainingError: There is none from before, or the run has gone back as often as it may.
+        """
+        left, spike, reached = self.step, self.wants_back, self.step + self.num_passed
+        most, done = self.config.numbers.roll_backs, len(self.passed)
+        advice = "Lower --optimiser.lr or lengthen --schedule.warmup"
+        if done >= most:
+            raise TrainingError(
+                f"the loss spikes since step {spike}, and the run has gone back {done} times already, as often as it "
+                f"may (--numbers.roll-backs). {advice}, or let it go back more often; the same command continues from "
+                "the last checkpoint"
+            )
+        self.saver.wait()
+        if self._take_up(before=spike) is None:
+            raise TrainingError(
+                f"the loss spikes since step {spike}, and no checkpoint is older, to which the run could go back. "
+                f"{advice}, or save earlier (--every.checkpoint)"
+            )
+        drop_newer(self.config.output, self.step)
+        self.passed.append((self.step + self.num_passed, reached))
+        self._steps.close()
+        self._steps = self.loader.iterate(reached)
+        self.wants_back, self.doubt = 0, ""
+        for callback in self.callbacks:
+            callback.went_back(self)
+        self.save()
+        first, end = self.passed[-1]
+        self.say(
+            f"ROLLED BACK from step {left} to step {self.step}, {done + 1} of at most {most} times: steps {first + 1} "
+            f"to {end} of the data are passed over"
+        )
+        point("went back")
+
+    def _take_up(self, before: int | None = None) -> TrainerState | None:
+        """Weights, place and callbacks from the newest complete checkpoint, or the newest before a step. Collective."""
         state = load_latest(
             self.config.output,
             self.engine,
             config=contract_of(self.config.model, self.loader),
             seed=self.config.seed,
             data_fingerprint=fingerprint_of(self.loader),
+            before=before,
         )
-        if state is None:
-            start = f" from the weights of {self.config.start}" if self.config.start else ""
-            self.say(f"a new run in {self.config.output}: {self.num_steps} steps{start}")
-            return
-        self.loader.check_state(state.data)
-        self.step = state.step
-        for callback in self.callbacks:
-            callback.load_state(state.callbacks.get(type(callback).__name__, {}))
-        if state.schedule != to_dict(self.config.schedule):
-            self.say(f"the schedule was {state.schedule} and is now {to_dict(self.config.schedule)}")
-        self.say(f"continuing {self.config.output} after step {self.step} of {self.num_steps}")
+        if state is not None:
+            self.loader.check_state(state.data)
+            self.step, self.passed = state.step, [(first, end) for first, end in state.data.get("passed", ())]
+            for callback in self.callbacks:
+                callback.load_state(state.callbacks.get(type(callback).__name__, {}))
+        return state
 
     def close(self) -> None:
         """Lets go of shards and engine."""

@@ -12,7 +12,6 @@ import pytest
 from safetensors import safe_open
 
 from ringmoe.checkpoint.runs import open_checkpoint, step_folders
-from ringmoe.data.codec import checksum
 from ringmoe.distributed.launch import World, start, stop
 from ringmoe.errors import TrainingError
 from ringmoe.naming import canonical_entries
@@ -21,6 +20,7 @@ from ringmoe.train.command import parse
 from ringmoe.train.loaders import train_loader
 from ringmoe.train.trainer import Trainer
 from tests.fixtures import training
+from tests.fixtures.shards import change_tiles
 from tests.fixtures.small_run import rows_of, small_run, weights_of
 from tests.fixtures.training import SignalAfter
 
@@ -58,31 +58,13 @@ def train(world: World) -> Callable[..., str]:
     return run
 
 
-def poison(root: Path, key: str, names: list[str]) -> None:
-    """Writes NaN into tiles of a folder of shards, under checksums that agree."""
-    index_path, shard = root / f"{key}/train.index.npy", root / f"{key}/train-000000.tar"
-    index, content = np.load(index_path), bytearray(shard.read_bytes())
-    for row in index:
-        if any(name.endswith(f"_r{row['row']:06d}_c{row['col']:06d}") for name in names):
-            span = slice(int(row["offset"]), int(row["offset"] + row["length"]))
-            content[span] = np.full(int(row["length"]) // 4, np.nan, "<f4").tobytes()
-            row["xxh3"] = checksum(bytes(content[span]))
-    shard.write_bytes(content)
-    np.save(index_path, index)
-    manifest = json.loads((root / "manifest.json").read_text())
-    samples = manifest["modalities"][key]["splits"]["train"]
-    for entry in (samples["index"], *samples["shards"]):
-        entry["sha256"] = hashlib.sha256((root / entry["name"]).read_bytes()).hexdigest()
-    (root / "manifest.json").write_text(json.dumps(manifest))
-
-
 def poisoned(shards: Path, folder: Path, steps: tuple[int, ...]) -> tuple[Path, list[str]]:
     """A copy of the shards with NaN in one tile of each of these steps, and their names."""
     config = parse(small_run(shards, folder, steps=STEPS), {})
     with closing(train_loader(config, rank=0, world=1)) as loader:
         names = [loader.batch(step - 1, 0).images["sar_l1"].sample_ids[0] for step in steps]
     root = Path(shutil.copytree(shards, folder / shards.name))
-    poison(root, "sar_l1", names)
+    change_tiles(root, "sar_l1", names, lambda values: np.full_like(values, np.nan))
     return root, names
 
 

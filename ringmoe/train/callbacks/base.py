@@ -40,6 +40,9 @@ class Callback:
     def after_step(self, trainer: "Trainer") -> None:
         """After each optimiser step; ``trainer.step`` counts it already."""
 
+    def went_back(self, trainer: "Trainer") -> None:
+        """The run stands at an earlier step again, with the state that was saved there; rows behind it do not count."""
+
     def finish(self, trainer: "Trainer") -> None:
         """After the last step of this process, whether the run is complete or was asked to stop."""
 

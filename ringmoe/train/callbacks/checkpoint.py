@@ -28,21 +28,23 @@ class Checkpoint(Callback):
         """Saves at the interval."""
         if trainer.step % self._every == 0:
             trainer.flush()
-            if trainer.is_sound:
+            if not trainer.doubt:
                 self._save(trainer)
             else:
-                trainer.say(f"not saved after step {trainer.step}: its numbers were not finite")
+                trainer.say(f"not saved after step {trainer.step}: {trainer.doubt}")
+
+    def went_back(self, trainer: "Trainer") -> None:
+        """What it went back to is saved already."""
+        self._saved_step = trainer.step
 
     def finish(self, trainer: "Trainer") -> None:
         """Saves what the interval has not saved, and waits until it is on the disk."""
         if trainer.step != self._saved_step:
             trainer.flush()
-            if not trainer.is_sound:
+            if trainer.doubt:
                 kept = trainer.saver.kept
                 trainer.saver.kept = replace(kept, last=kept.last + 1)
-                trainer.say(
-                    f"saved after step {trainer.step} though its numbers were not finite: one checkpoint more is kept"
-                )
+                trainer.say(f"saved after step {trainer.step} though {trainer.doubt}: one checkpoint more is kept")
             self._save(trainer)
         trainer.saver.wait()
 

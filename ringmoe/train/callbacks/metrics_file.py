@@ -30,6 +30,11 @@ class MetricsFile(Callback):
         if trainer.is_main:
             self.open(trainer.step)
 
+    def went_back(self, trainer: "Trainer") -> None:
+        """Cuts it back once more."""
+        self.close()
+        self.start(trainer)
+
     def on_rows(self, trainer: "Trainer", rows: Sequence[Row]) -> None:
         """Appends the rows."""
         if trainer.is_main:

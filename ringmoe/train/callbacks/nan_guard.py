@@ -76,7 +76,7 @@ class NanGuard(Callback):
         if elsewhere:
             steps = f"steps {rows[0].step} to {rows[-1].step}"
             trainer.say(f"{steps}: {', '.join(sorted(elsewhere))} not finite where loss and gradient are")
-        trainer.is_sound = not self._in_row
+        trainer.doubt = "its numbers were not finite" if self._in_row else ""
 
     def finish(self, trainer: "Trainer") -> None:
         """Says how many steps it were in all."""
@@ -109,7 +109,7 @@ class NanGuard(Callback):
         lines = []
         for micro, micro_batch in enumerate(trainer.recent[place]):
             if is_searched:
-                batch = trainer.loader.batch(step - 1, micro)
+                batch = trainer.loader.batch(step - 1 + trainer.num_passed, micro)
                 layer = first_not_finite(trainer.model, batch.to(trainer.world.device), backward=self._backward)
             if not (spoilt[micro] or everywhere):
                 continue

@@ -31,6 +31,11 @@ class TensorBoard(Callback):
         if trainer.is_main:
             self._writer = SummaryWriter(str(self._folder), purge_step=trainer.step + 1)
 
+    def went_back(self, trainer: "Trainer") -> None:
+        """Opens another one, which purges the points behind."""
+        self.close()
+        self.start(trainer)
+
     def on_rows(self, trainer: "Trainer", rows: Sequence[Row]) -> None:
         """Adds every scalar of every row."""
         if self._writer is not None:

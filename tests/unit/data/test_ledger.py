@@ -13,6 +13,7 @@ import torch
 from ringmoe.data.build import build
 from ringmoe.data.loader import DataConfig, Loader
 from ringmoe.data.manifest import Manifest
+from ringmoe.data.passed import Missed
 from ringmoe.data.plan import BuildConfig
 from ringmoe.errors import ShardError, TileError
 from ringmoe.raster.tiling import TilingConfig
@@ -107,6 +108,33 @@ def test_another_mixture_is_no_continuation(folders):
         _stretch({"shards": folders, "set_weights": (1.0, 3.0)}, 1, 2, 1, 1, state)
     with pytest.raises(ShardError, match="set_shares"):
         _stretch({"shards": folders}, 1, 2, 1, 1, state)
+
+
+@pytest.mark.parametrize("mixture", [{}, {"set_weights": (1.0, 2.0)}], ids=["pooled", "weights"])
+def test_what_is_passed_over_is_missed_until_another_epoch_brings_it(folders, mixture):
+    config = DataConfig(shards=folders, micro_batch=sum(GLOBAL.values()), quotas=GLOBAL, shuffle_window=2, **mixture)
+    met, read, most = defaultdict(set), defaultdict(set), 0
+    with closing(Loader(config, modalities=FOUR, image_size=8, seed=5)) as loader:
+        missed = Missed(loader)
+        for step in range(24):
+            is_read = step not in (1, 2, 8)
+            for key, images in loader.batch(step, 0).images.items():
+                assert loader.names(key, loader.turns(key, range(step, step + 1))[1]) == list(images.sample_ids)
+                met[key].update(images.sample_ids)
+                read[key].update(images.sample_ids if is_read else ())
+            if is_read:
+                missed.read(range(step, step + 1))
+            else:
+                missed.pass_over(range(step, step + 1), {})
+            assert missed.counts == {key: len(met[key] - read[key]) for key in FOUR}
+            most = max(most, sum(missed.counts.values()))
+        assert most > 0
+        # at once, as a run that goes on finds it, and without a tile that counts as bad already
+        again, bad = Missed(loader), loader.names("ms", loader.turns("ms", range(1, 2))[1])[:1]
+        again.pass_over(range(1, 3), {"ms": bad})
+        assert again.counts["ms"] == loader.num_met(3)["ms"] - loader.num_met(1)["ms"] - 1
+        again.read(range(3, 24))
+        assert not any(again.counts.values())
 
 
 @pytest.fixture
