@@ -52,6 +52,7 @@ bench: $(STAMP) ## Measure all claims beside their peers and write docs/performa
 
 bench-full: $(STAMP) ## Measure the RMoE layer in all 72 settings (hours; interrupted, the same command goes on)
 	$(BIN)/python benchmarks/moe_layer.py --grid benchmarks/results/grid.jsonl
+	$(BIN)/python benchmarks/page.py
 
 bench-14b: $(STAMP) ## Compress 14.7 billion parameters in every mode, in FOLDER=... with 45 GB of room
 	$(BIN)/python benchmarks/compression.py --folder "$(FOLDER)"

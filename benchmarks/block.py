@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 from contestants import MODALITIES, TYPES
-from harness import Contestant, Found, Profile, Seats, claim, collect, one_thread, progress, shares_of
+from harness import Contestant, Found, Profile, Seats, claim, collect, one_thread, shares_of
 from moe_profile import OPERATORS
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class Map:
         return 2 * 3 * 2 * tokens * self.dim * (4 * self.dim + 2 * self.window**2 + 8 * self.dim * experts)
 
 
-MAPS = [Map(896, 24, 8), Map(448, 48, 4)]
+MAP = Map(896, 24, 8)
 
 
 def ours(of: Map) -> Contestant:
@@ -108,15 +108,14 @@ def products(of: Map) -> Contestant:
 def claims() -> Iterator[Found]:
     """All claims of the family."""
     one_thread()
+    ways = {"ours": partial(ours, MAP), "timm": partial(timm, MAP), "products": partial(products, MAP)}
     with Seats() as seats:
-        for of in progress(MAPS, FAMILY):
-            ways = {"ours": partial(ours, of), "timm": partial(timm, of), "products": partial(products, of)}
-            seconds = seats.take_turns(ways, 4)
-            flops = {"ours": of.flops(3), "timm": of.flops(1), "products": 2 * _SIDE**3 * _PRODUCTS}
-            rates = {name: [flops[name] / spent / 1e9 for spent in seconds[name]] for name in ways}
-            yield claim("ours / matrix rate", str(of), rates["ours"], rates["products"], ">= 0.35", unit="GFLOP/s")
-            yield claim("ours / timm's dense blocks", str(of), rates["ours"], rates["timm"], ">= 1", unit="GFLOP/s")
-            yield Profile(name="our blocks", setting=str(of), shares=shares_of(ours(of).step, _OPERATORS))
+        seconds = seats.take_turns(ways, 4)
+    flops = {"ours": MAP.flops(3), "timm": MAP.flops(1), "products": 2 * _SIDE**3 * _PRODUCTS}
+    rates = {name: [flops[name] / spent / 1e9 for spent in seconds[name]] for name in ways}
+    yield claim("ours / matrix rate", str(MAP), rates["ours"], rates["products"], ">= 0.35", unit="GFLOP/s")
+    yield claim("ours / timm's dense blocks", str(MAP), rates["ours"], rates["timm"], ">= 1", unit="GFLOP/s")
+    yield Profile(name="our blocks", setting=str(MAP), shares=shares_of(ours(MAP).step, _OPERATORS))
 
 
 def _step(module: nn.Module, forward: Callable[[Tensor], Tensor], of: Map) -> Contestant:

@@ -3,9 +3,9 @@
     python benchmarks/compression.py                      # one matrix of each stage beside torch.linalg.svd
     python benchmarks/compression.py --folder /data/14b   # and init, kc, ks, ka, ep, extract there; 45 GB of disk
 
-Figures go to ``benchmarks/results/compression.json``, each as soon as it is measured; results are deleted once they are
-measured, and the checkpoint, which ``ringmoe init`` makes, stays for the next time. The peer truncates by
-``torch.linalg.svd`` in float32, the optimum comes from float64.
+Figures go to ``benchmarks/results/compression.json`` and into the tables of ``docs/compression.md``, each as soon as it
+is measured; results are deleted once they are measured, and the checkpoint, which ``ringmoe init`` makes, stays for the
+next time. The peer truncates by ``torch.linalg.svd`` in float32, the optimum comes from float64.
 """
 
 import json
@@ -20,6 +20,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import page
 import torch
 import tyro
 from harness import CONSOLE
@@ -30,7 +31,6 @@ from ringmoe.checkpoint.disk import readable_size, require_space
 from ringmoe.models.ringmoe.presets import ringmoe_14b
 from ringmoe.moe.usage import Usage
 
-RESULTS = Path(__file__).parent / "results" / "compression.json"
 PRESET = "ringmoe-14b"
 MODEL = ringmoe_14b()
 NUM_EXPERTS = 4  # of a family, which share the rank of a matrix
@@ -197,12 +197,13 @@ def runs(folder: Path, modes: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
 
 def keep(key: str, found: Iterable[tuple[str, dict[str, Any]]]) -> None:
     """Prints figures as they come and writes each down beside those of earlier times."""
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results = json.loads(page.COMPRESSION.read_text(encoding="utf-8")) if page.COMPRESSION.exists() else {}
     results["machine"] = facts()
     for name, values in found:
         CONSOLE.print(name, values, highlight=False)
         results.setdefault(key, {})[name] = values
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        page.COMPRESSION.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        page.write()
 
 
 def main(settings: Settings) -> None:

@@ -95,7 +95,7 @@ def claims() -> Iterator[Found]:
     """All claims of the family."""
     with Seats() as seats:
         for of in progress(SETTINGS, FAMILY):
-            seconds = seats.take_turns({name: partial(seat, of, name) for name in ("ours", "timm")}, 5)
+            seconds = seats.take_turns({name: partial(seat, of, name) for name in ("ours", "timm")}, 3)
             yield claim("timm / ours", str(of), seconds["ours"], seconds["timm"], ">= 1")
 
 

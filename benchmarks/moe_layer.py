@@ -32,7 +32,7 @@ CELLS = {
     Cell("bf16", 256, 1024): "",
     Cell("bf16", 256, 8192, top_k=2): "",
     Cell("bf16", 256, 8192, mixed=False): "",
-    Cell("bf16", 256, 32768): "",
+    Cell("bf16", 448, 1024, mixed=False): "",
     Cell("fp32", 448, 1024): "",
     Cell("fp32", 256, 1024, mixed=False): "",
     Cell("bf16", 448, 1024, top_k=2): "",
@@ -74,7 +74,7 @@ def measure(seats: Seats, cell: Cell, target: str = "") -> list[Claim]:
         RuntimeError: The plain loop and our layer do not agree: then there is nothing to compare.
     """
     flops = 48 * cell.dim**2 * cell.tokens * (2 * cell.top_k + 1)
-    rounds, warm_up = (9, 4) if flops < _SMALL else (6, 1) if target else (4, 1)
+    rounds, warm_up = (7, 3) if flops < _SMALL else (5, 1) if target else (3, 1)
     makers = {name: partial(seat, cell, name) for name in peers("limit", "plain loop")}
     seconds = seats.take_turns(makers, rounds, warm_up=warm_up)
     found = [claim("ours / limit", str(cell), seconds["ours"], seconds["limit"], target)]

@@ -24,8 +24,6 @@ FAMILY = "Skewed routing"
 ZIPF = (12 / 25, 6 / 25, 4 / 25, 3 / 25)
 ONE = (0.9, 0.1 / 3, 0.1 / 3, 0.1 / 3)
 CASES = [
-    (Cell("bf16", 448, 8192), "Zipf", ZIPF),
-    (Cell("bf16", 448, 8192), "90 % on one expert", ONE),
     (Cell("fp32", 256, 8192), "Zipf", ZIPF),
     (Cell("fp32", 256, 8192), "90 % on one expert", ONE),
 ]
@@ -78,10 +76,9 @@ def claims() -> Iterator[Found]:
     with Seats() as seats:
         for cell, name, shares in progress(CASES, FAMILY):
             setting = f"{cell}, {name}"
-            makers = {way: partial(seat, cell, shares, way) for way in peers("limit", "plain loop")}
+            makers = {way: partial(seat, cell, shares, way) for way in peers("limit")}
             seconds = seats.take_turns(makers, 3)
             yield claim("ours / limit", setting, seconds["ours"], seconds["limit"])
-            yield claim("plain loop / ours", setting, seconds["ours"], seconds["plain loop"], ">= 1")
             if "DeepSpeed" in seconds:
                 yield claim("DeepSpeed / ours", setting, seconds["ours"], seconds["DeepSpeed"], ">= 2")
 

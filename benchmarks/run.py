@@ -72,12 +72,13 @@ def main(settings: Settings) -> None:
             title, claims, profiles = alone.submit(measure, family).result()
         for key, values in (("claims", claims), ("profiles", profiles)):
             results[key] = [value for value in results[key] if value["family"] != title] + values
+        results["seconds"][title] = round(time.monotonic() - begun)
         page.RESULTS.parent.mkdir(exist_ok=True)
         page.RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        CONSOLE.print(f"  {time.monotonic() - begun:.0f} s", highlight=False)
+        CONSOLE.print(f"  {results['seconds'][title]} s", highlight=False)
     page.write()
     judged = [claim["met"] for claim in results["claims"] if claim["target"]]
-    CONSOLE.print(f"{sum(judged)} of {len(judged)} targets met; {page.RESULTS}, {page.PAGE}", highlight=False)
+    CONSOLE.print(f"{sum(judged)} of {len(judged)} targets met; {page.RESULTS}, {page.DOCS}", highlight=False)
 
 
 def _earlier(only: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _earlier(only: Sequence[str]) -> dict[str, Any]:
         SystemExit: It was measured on another machine.
     """
     if not only or not page.RESULTS.exists():
-        return {"machine": facts(), "claims": [], "profiles": []}
+        return {"machine": facts(), "claims": [], "profiles": [], "seconds": {}}
     results: dict[str, Any] = json.loads(page.RESULTS.read_text(encoding="utf-8"))
     if results["machine"]["CPU"] != cpu_model():
         raise SystemExit(f"{page.RESULTS} is of a {results['machine']['CPU']}; measure all claims here, without --only")

@@ -1,4 +1,4 @@
-"""The page about performance says what was measured, and the claims say what they say."""
+"""The pages of the docs say what was measured, and the claims say what they say."""
 
 import json
 import re
@@ -25,10 +25,10 @@ CLAIM = {
 MARKERS = "intro\n<!-- {0} -->\nold\n<!-- /{0} -->\noutro\n"
 
 
-def test_the_page_holds_what_was_measured():
-    results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
-    text = page.PAGE.read_text(encoding="utf-8")
-    assert page.filled(text, page.sections(results)) == text, "run `python benchmarks/page.py`"
+def test_the_pages_hold_what_was_measured():
+    for path, contents in page.measured().items():
+        text = path.read_text(encoding="utf-8")
+        assert page.filled(text, contents) == text, "run `python benchmarks/page.py`"
 
 
 def test_every_family_was_measured_and_none_else():
@@ -40,6 +40,7 @@ def test_every_family_was_measured_and_none_else():
         for name in families
     }
     assert {value["family"] for value in results["claims"] + results["profiles"]} == titles
+    assert results["seconds"].keys() == titles
 
 
 def test_every_verdict_follows_from_its_ratio():
@@ -53,11 +54,26 @@ def test_every_verdict_follows_from_its_ratio():
 
 def test_a_claim_is_a_cell_of_its_setting_and_a_missed_target_stands_out():
     other = CLAIM | {"name": "limit / ours", "ratio": 0.9, "spread": [0.9, 0.9], "target": "", "met": None}
-    results = {"machine": {"CPU": "abacus"}, "claims": [CLAIM, other], "profiles": []}
+    results = {"machine": {"CPU": "abacus"}, "claims": [CLAIM, other], "profiles": [], "seconds": {"speed": 90}}
     contents = page.sections(results)
     assert contents["speed"].splitlines()[-1] == "| small | 0.5 s | **2 (1.9 to 2.1); >= 3 missed** | 0.9 |"
     assert contents["machine"].endswith("| CPU | abacus |")
-    assert contents["verdicts"].endswith("| speed | 0 | 1 |")
+    assert contents["verdicts"].endswith("| speed | 0 | 1 | 90 s |\n| all | 0 | 1 | 2 minutes |")
+
+
+def test_the_grid_has_a_line_for_sizes_and_counts_where_a_peer_is_faster():
+    names = {"ours / limit": 1.5, "plain loop / ours": 4.0, "DeepSpeed / ours": 0.5}
+    first = [CLAIM | {"setting": "fp32, d 8, T 9, K 1, mixed", "name": name, "ratio": names[name]} for name in names]
+    second = [each | {"setting": "fp32, d 8, T 9, K 2, mixed", "ratio": 1.0} for each in first]
+    assert page.grid(first + second).splitlines() == [
+        "| setting | K 1, mixed | K 2, mixed |",
+        "|---|---|---|",
+        "| fp32, d 8, T 9 | 1.50 · 4.00 · 0.50 | 1.00 · 1.00 · 1.00 |",
+        "",
+        "plain loop / ours: geometric mean 2.00, below 1 in 0 of 2.",
+        "",
+        "DeepSpeed / ours: geometric mean 0.71, below 1 in 1 of 2.",
+    ]
 
 
 def test_words_around_the_markers_stay():
