@@ -43,7 +43,7 @@ def test_a_list_of_bad_tiles_that_cannot_be_written_ends_no_run(tmp_path):
     (tmp_path / "quarantine.json.tmp").mkdir()
     callback, said = Quarantine(tmp_path, 0.01), []
     callback.load_state({"tiles": {"opt": {"a": {"step": 1, "reason": "cut off"}}}})
-    callback.start(SimpleNamespace(is_main=True, say=said.append))
+    callback.start(SimpleNamespace(is_main=True, say=said.append, passed=[]))
     assert "quarantine.json could not be written" in said[0]
 
 
