@@ -6,8 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ringmoe.cli.console import console, print_remote
-from ringmoe.data.durable import DurableFile
+from ringmoe.cli.console import console, print_remote, write_page
 from ringmoe.data.places import open_folder
 from ringmoe.data.storage import LocalFolder, Location, RemoteConfig
 from ringmoe.errors import ShardError
@@ -43,15 +42,5 @@ def run(config: ShardsInspect) -> None:
     target = config.page or (manifest.root if isinstance(manifest.folder, LocalFolder) else Path()) / _PAGE
     with console.status("drawing") as status:
         page, faults = render(manifest, lambda what: status.update(f"drawing {what}"))
-    try:
-        with DurableFile(target) as file:
-            file.write(page.encode())
-            file.commit()
-    except OSError as error:
-        raise ShardError(
-            f"{target} cannot be written: {error.strerror}. Choose another place: --page FILE.html"
-        ) from error
     print_remote([config.folder], config.remote)
-    for fault in faults:
-        console.print(f"not drawn: {fault}", soft_wrap=True, markup=False)
-    console.print(f"{target} ({file.size / 1e6:.1f} MB): open it in a browser", soft_wrap=True, markup=False)
+    write_page(target, page, [f"not drawn: {fault}" for fault in faults], option="--page", error=ShardError)

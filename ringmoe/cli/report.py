@@ -9,11 +9,10 @@ import tyro
 
 from ringmoe.checkpoint.runs import open_checkpoint
 from ringmoe.checkpoint.store import CheckpointReader
-from ringmoe.cli.console import console, print_remote
+from ringmoe.cli.console import print_remote, write_page
 from ringmoe.cli.progress import StageBar
 from ringmoe.compress.report import page
 from ringmoe.compress.save import Device, Resources
-from ringmoe.data.durable import DurableFile
 from ringmoe.data.storage import Location, RemoteConfig
 from ringmoe.errors import CheckpointError
 from ringmoe.moe.usage import Usage
@@ -91,16 +90,6 @@ def write(
             device=Resources(device=device).torch_device,
             progress=bar,
         )
-    target = target or result.path / _PAGE
-    try:
-        with DurableFile(target) as file:
-            file.write(text.encode())
-            file.commit()
-    except OSError as error:
-        raise CheckpointError(
-            f"{target} cannot be written: {error.strerror}. Choose another place: ringmoe report SOURCE RESULT --page "
-            "FILE.html"
-        ) from error
-    for what, why in missing.items():
-        console.print(f"not measured: {what}: {why}", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"{target} ({file.size / 1e6:.1f} MB): open it in a browser", soft_wrap=True, markup=False)
+    lines = [f"not measured: {what}: {why}" for what, why in missing.items()]
+    option = "ringmoe report SOURCE RESULT --page"
+    write_page(target or result.path / _PAGE, text, lines, option=option, error=CheckpointError)

@@ -1,9 +1,11 @@
 """What whole runs train on, and the run that others are compared with."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ringmoe.distributed.launch import World, start, stop
 from tests.fixtures.launchers import run_forked
 from tests.fixtures.shards import build_shards
 
@@ -20,3 +22,10 @@ def whole(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "run"
     run_forked(shards, output)
     return output
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    """One rank in this process, for runs without a launcher."""
+    yield start()
+    stop()

@@ -4,14 +4,14 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from ringmoe.checkpoint.runs import open_checkpoint
-from ringmoe.distributed.launch import World, start, stop
+from ringmoe.distributed.launch import World
 from ringmoe.errors import TrainingError
 from ringmoe.train.callbacks.base import Callback
 from ringmoe.train.command import parse
@@ -29,12 +29,6 @@ SETTINGS = "--data.micro-batch 4 --every.log 5 --every.checkpoint 25 --keep-last
 ROLL_BACK = f"{SETTINGS} --numbers.roll-backs 1"
 # the spike is seen at step 75, whose checkpoint is not written
 SPIKE, BACK = "LOSS SPIKE: since step 71 the loss is above", "ROLLED BACK from step 75 to step 50, 1 of at most 1 times"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield start()
-    stop()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ringmoe.clock import Clock
-from ringmoe.distributed.launch import World, start, stop
+from ringmoe.distributed.launch import World, start
 from ringmoe.moe.imbalance import imbalance
 from ringmoe.report.curves import read_rows
 from ringmoe.testing.ranks import run_ranks
@@ -24,12 +24,6 @@ from tests.fixtures.shards import build_shards
 from tests.fixtures.small_run import small_run
 
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield start()
-    stop()
 
 
 @pytest.fixture(scope="module")

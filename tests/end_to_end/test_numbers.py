@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 from ringmoe.checkpoint.runs import open_checkpoint, step_folders
-from ringmoe.distributed.launch import World, start, stop
+from ringmoe.distributed.launch import World
 from ringmoe.errors import TrainingError
 from ringmoe.naming import canonical_entries
 from ringmoe.train.callbacks.base import Callback
@@ -26,12 +26,6 @@ from tests.fixtures.training import SignalAfter
 
 STEPS = 8
 ENGINES = ("zero1", "zero2", "lean")
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield start()
-    stop()
 
 
 class States(Callback):

@@ -1,7 +1,7 @@
 """A whole run in this process: what it learns and leaves behind, how it stops, goes on, and fails."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ringmoe.cli.evaluate import EvaluateConfig
 from ringmoe.cli.evaluate import run as evaluate
 from ringmoe.config import from_dict, load_yaml
 from ringmoe.data.loader import DataConfig
-from ringmoe.distributed.launch import World, start, stop
+from ringmoe.distributed.launch import World
 from ringmoe.errors import CheckpointError, ConfigError, TrainingError
 from ringmoe.models.ringmoe.config import RingMoEConfig
 from ringmoe.models.ringmoe.model import RingMoE
@@ -33,12 +33,6 @@ from tests.fixtures.small_run import rows_of, small_run, weights_of
 from tests.fixtures.training import SignalAfter
 
 MODALITIES = ("opt", "ms", "sar_l1", "sar_l2")
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield start()
-    stop()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ringmoe.checkpoint.runs import step_folder
-from ringmoe.distributed.launch import World, start, stop
+from ringmoe.distributed.launch import World
 from ringmoe.errors import ConfigError, TrainingError
 from ringmoe.train.build import build_trainer
 from ringmoe.train.command import parse
@@ -21,12 +21,6 @@ from tests.fixtures.launchers import variables
 from tests.fixtures.small_run import rows_of, small_run, weights_of
 
 LEAN = "--parallel.engine lean"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield start()
-    stop()
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ringmoe.data.manifest import Manifest
-from ringmoe.distributed.launch import World, start, stop
+from ringmoe.distributed.launch import World
 from ringmoe.errors import ShardError
 from ringmoe.train.callbacks.base import Callback
 from tests.fixtures import training
@@ -18,12 +18,6 @@ from tests.fixtures.training import SignalAfter
 
 STEPS = 8
 LEAN = "--parallel.engine lean"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    yield start()
-    stop()
 
 
 @pytest.fixture(scope="module")
